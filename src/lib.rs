@@ -1,0 +1,1 @@
+//! ssmshim: a local SSH server that fronts AWS Systems Manager Session Manager.
