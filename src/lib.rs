@@ -1,1 +1,4 @@
 //! ssmshim: a local SSH server that fronts AWS Systems Manager Session Manager.
+
+pub mod peer;
+mod report;
