@@ -2,3 +2,4 @@
 
 pub mod peer;
 mod report;
+pub mod ssh;

@@ -1,0 +1,310 @@
+//! From a byte stream to an authenticated connection, in both roles.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::Instant;
+use zeroize::Zeroize as _;
+
+use super::auth::{client, server};
+use super::connection::{Connection, now};
+use super::credential::Credential;
+use super::error::{Error, Phase};
+use super::host_key::{Algorithm, HostKey};
+use super::transport::{self, Event, Transport, reason};
+use super::verifier::HostKeyVerifier;
+use super::wallet::Wallet;
+
+/// Time a server has to let us in, unless configured otherwise.
+const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
+/// Time a client has to authenticate, unless configured otherwise: what sshd gives it
+/// (`LoginGraceTime`), for somebody may have to look at our host key and type "yes".
+const GRACE_TIME: Duration = Duration::from_secs(120);
+
+/// How to log in to a server.
+#[derive(Clone)]
+pub struct ClientConfig {
+    /// The user name.
+    pub user: String,
+    /// What to authenticate with, in this order.
+    pub credentials: Vec<Credential>,
+    /// Who the server must be.
+    pub verifier: Arc<dyn HostKeyVerifier>,
+    /// What the transport offers.
+    pub transport: transport::Config,
+    /// Time for key exchange and authentication together, not counting the time that an agent or a
+    /// person takes.
+    pub deadline: Duration,
+}
+
+impl ClientConfig {
+    /// Logs in as `user` to the server that `verifier` accepts, with nothing yet to show.
+    pub fn new(user: impl Into<String>, verifier: Arc<dyn HostKeyVerifier>) -> Self {
+        Self {
+            user: user.into(),
+            credentials: Vec::new(),
+            verifier,
+            transport: transport::Config::default(),
+            deadline: LOGIN_DEADLINE,
+        }
+    }
+}
+
+/// How clients are received.
+#[derive(Clone)]
+pub struct ServerConfig {
+    /// Our host keys, one for each algorithm.
+    pub host_keys: Vec<Arc<HostKey>>,
+    /// What the transport offers.
+    pub transport: transport::Config,
+    /// Time for key exchange and authentication together, and so for the person at the client to
+    /// accept our host key.
+    pub deadline: Duration,
+}
+
+impl ServerConfig {
+    /// Receives clients with one host key.
+    pub fn new(host_key: Arc<HostKey>) -> Self {
+        Self::with_keys(vec![host_key])
+    }
+
+    /// Receives clients with `host_keys`, one for each algorithm, of which the client chooses.
+    pub fn with_keys(host_keys: Vec<Arc<HostKey>>) -> Self {
+        Self {
+            host_keys,
+            transport: transport::Config::default(),
+            deadline: GRACE_TIME,
+        }
+    }
+}
+
+impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
+    /// Exchanges keys with the server at the other end of `io`, checks who it is, and logs in.
+    ///
+    /// # Errors
+    /// An [`Error`] says which step failed; [`Error::hint`] what may help.
+    pub async fn connect(io: IO, config: ClientConfig) -> Result<Self, Error> {
+        let mut offered = config.transport.clone();
+        prefer(
+            &mut offered.host_keys,
+            &config.verifier.expected_algorithms(),
+        );
+        let mut connection = Self::new(io, Transport::client(offered, now()));
+        let mut deadline = Deadline::after(config.deadline);
+        match connection.log_in(&config, &mut deadline).await {
+            Ok(()) => Ok(connection),
+            Err(error) => Err(connection.give_up(error).await),
+        }
+    }
+
+    /// Exchanges keys with the client at the other end of `io` and authenticates it by `policy`.
+    ///
+    /// # Errors
+    /// An [`Error`] says which step failed. The client has been told, as far as it listens.
+    pub async fn accept(
+        io: IO,
+        config: &ServerConfig,
+        policy: &mut impl server::Policy,
+    ) -> Result<Self, Error> {
+        let transport =
+            Transport::server(config.transport.clone(), config.host_keys.clone(), now());
+        let mut connection = Self::new(io, transport);
+        let deadline = Deadline::after(config.deadline);
+        match connection.let_in(policy, &deadline).await {
+            Ok(()) => Ok(connection),
+            Err(error) => Err(connection.give_up(error).await),
+        }
+    }
+
+    async fn log_in(
+        &mut self,
+        config: &ClientConfig,
+        deadline: &mut Deadline,
+    ) -> Result<(), Error> {
+        loop {
+            match deadline.bound(self.phase(), self.recv_event()).await? {
+                Event::HostKey { blob } => {
+                    config.verifier.verify(&blob)?;
+                    self.transport().accept_host_key(now())?;
+                }
+                Event::Established => break,
+                // Nothing else comes before the first key exchange is complete.
+                _ => {}
+            }
+        }
+        self.enter(Phase::Authentication);
+        let (mut wallet, offers) = deadline
+            .bound(self.phase(), async {
+                Ok(Wallet::open(&config.credentials).await)
+            })
+            .await?;
+        let session_id = self.session_id().to_vec();
+        let mut core = client::Client::new(&session_id, &config.user, offers);
+        loop {
+            match core.poll_event() {
+                Some(client::Event::Banner(text)) => self.banners.push(text),
+                Some(client::Event::Sign {
+                    offer,
+                    algorithm,
+                    data,
+                }) => {
+                    let signature = deadline.pause(wallet.sign(offer, algorithm, &data)).await;
+                    core.signed(signature.as_deref());
+                }
+                Some(client::Event::Password { offer }) => core.password(wallet.password(offer)),
+                Some(client::Event::Questions { offer, questions }) => {
+                    let answers = deadline.pause(wallet.answer(offer, &questions)).await;
+                    let answers = answers
+                        .as_ref()
+                        .map(|all| all.iter().map(|one| one.as_str()).collect::<Vec<_>>());
+                    core.answered(answers.as_deref());
+                }
+                Some(client::Event::Authenticated) => break,
+                Some(client::Event::Failed(failed)) => return Err(failed.into()),
+                None => {
+                    let exchange = self.exchange(&mut core);
+                    deadline.bound(Phase::Authentication, exchange).await?;
+                }
+            }
+        }
+        config.user.clone_into(&mut self.user);
+        self.transport().authenticated();
+        self.enter(Phase::Connection);
+        Ok(())
+    }
+
+    /// Sends what the core has to say, and brings it the next message.
+    async fn exchange(&mut self, core: &mut client::Client) -> Result<(), Error> {
+        while let Some(payload) = core.poll_transmit() {
+            self.send(&payload).await?;
+        }
+        let message = match self.recv_any().await {
+            Ok(message) => message,
+            // Too many tries end so: what was tried says more.
+            Err(Error::Refused { description, .. }) => {
+                return Err(core.failure(Some(description)).into());
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(names) = self.transport().server_sig_algs() {
+            core.set_server_sig_algs(names);
+        }
+        core.handle_input(&message).map_err(Error::Server)
+    }
+
+    async fn let_in(
+        &mut self,
+        policy: &mut impl server::Policy,
+        deadline: &Deadline,
+    ) -> Result<(), Error> {
+        // Nothing else comes before the first key exchange is complete.
+        while deadline.bound(self.phase(), self.recv_event()).await? != Event::Established {}
+        self.enter(Phase::Authentication);
+        let mut core = server::Server::new(self.session_id());
+        let authentication = async {
+            while core.user().is_none() {
+                let message = self.recv_any().await?;
+                let verdict = core.handle_input(SystemTime::now(), &message, policy);
+                wipe(message);
+                while let Some(payload) = core.poll_transmit() {
+                    self.send(&payload).await?;
+                }
+                verdict.map_err(Error::Client)?;
+            }
+            // From here on compression may apply, and messages 80 and up are welcome.
+            self.transport().authenticated();
+            self.flush().await
+        };
+        deadline
+            .bound(Phase::Authentication, authentication)
+            .await?;
+        core.user().unwrap_or_default().clone_into(&mut self.user);
+        self.enter(Phase::Connection);
+        Ok(())
+    }
+
+    /// Tells the other end why there will be no connection.
+    async fn give_up(mut self, error: Error) -> Error {
+        let (reason, text) = match &error {
+            // The transport has queued its own farewell.
+            Error::Transport(_) => {
+                self.finish().await;
+                return error;
+            }
+            Error::Refused { .. }
+            | Error::ConnectionLost { .. }
+            | Error::Io { .. }
+            | Error::Ended => return error,
+            Error::HostKey(_) => (
+                reason::HOST_KEY_NOT_VERIFIABLE,
+                "host key verification failed".to_owned(),
+            ),
+            Error::AuthenticationFailed(failed) if failed.farewell.is_some() => return error,
+            Error::AuthenticationFailed(_) => (
+                reason::NO_MORE_AUTH_METHODS_AVAILABLE,
+                "no more authentication methods".to_owned(),
+            ),
+            Error::Server(error) => (reason::PROTOCOL_ERROR, error.to_string()),
+            Error::Client(error) => (error.disconnect_reason(), error.to_string()),
+            Error::TimedOut { .. } => (reason::BY_APPLICATION, "timed out".to_owned()),
+        };
+        self.disconnect(reason, &text);
+        self.finish().await;
+        error
+    }
+}
+
+/// Overwrites what may have been a password.
+fn wipe(message: Bytes) {
+    // A packet that is not compressed, as none is before authentication, has a buffer of its own.
+    if let Ok(mut message) = message.try_into_mut() {
+        message.as_mut().zeroize();
+    }
+}
+
+/// Moves `expected` to the front, keeping the order otherwise, as OpenSSH does: a server that has
+/// a key we know should show that one.
+fn prefer(offered: &mut [Algorithm], expected: &[Algorithm]) {
+    offered.sort_by_key(|algorithm| !expected.contains(algorithm));
+}
+
+/// The time by which a connection must be up.
+struct Deadline {
+    at: Instant,
+    allowed: Duration,
+}
+
+impl Deadline {
+    fn after(allowed: Duration) -> Self {
+        Self {
+            at: Instant::now() + allowed,
+            allowed,
+        }
+    }
+
+    /// Runs `work` of `phase` until the deadline.
+    async fn bound<T>(
+        &self,
+        phase: Phase,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        match tokio::time::timeout_at(self.at, work).await {
+            Ok(result) => result,
+            Err(_) => Err(Error::TimedOut {
+                phase,
+                after: self.allowed,
+            }),
+        }
+    }
+
+    /// Runs `work` without the clock: somebody looks for a token or types.
+    async fn pause<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let started = Instant::now();
+        let result = work.await;
+        self.at += started.elapsed();
+        result
+    }
+}

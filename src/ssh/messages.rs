@@ -1,0 +1,280 @@
+//! Messages of the connection protocol (RFC 4254), read as far as a middleman needs to.
+//!
+//! A relay passes messages on as they came. [`Message::parse`] tells it what a message is and whom
+//! it is for; the few constructors build the messages that a relay says in its own name.
+
+use bytes::{Bytes, BytesMut};
+
+use super::wire::{Reader, Truncated, WriteExt, msg};
+
+/// Reason codes of `CHANNEL_OPEN_FAILURE` (RFC 4254 §5.1).
+#[expect(missing_docs, reason = "the names are the RFC's")]
+pub mod open_failure {
+    pub const ADMINISTRATIVELY_PROHIBITED: u32 = 1;
+    pub const CONNECT_FAILED: u32 = 2;
+    pub const UNKNOWN_CHANNEL_TYPE: u32 = 3;
+    pub const RESOURCE_SHORTAGE: u32 = 4;
+}
+
+/// One message numbered 80 or above: what it is, and the fields that decide where it goes.
+///
+/// `recipient` is the number that the *receiver* of the message gave the channel, `sender` the
+/// number that its sender gave it (RFC 4254 §5.1). Names are opaque bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the RFC's")]
+pub enum Message<'a> {
+    GlobalRequest {
+        name: &'a [u8],
+        want_reply: bool,
+    },
+    /// `REQUEST_SUCCESS` or `REQUEST_FAILURE`: global replies carry no id, their order is their meaning.
+    GlobalReply,
+    Open {
+        kind: &'a [u8],
+        sender: u32,
+        window: u32,
+    },
+    OpenConfirmation {
+        recipient: u32,
+        sender: u32,
+        window: u32,
+    },
+    OpenFailure {
+        recipient: u32,
+    },
+    WindowAdjust {
+        recipient: u32,
+        bytes: u32,
+    },
+    /// `CHANNEL_DATA` or `CHANNEL_EXTENDED_DATA`; `length` is what it takes from the window.
+    Data {
+        recipient: u32,
+        length: u32,
+    },
+    Eof {
+        recipient: u32,
+    },
+    Close {
+        recipient: u32,
+    },
+    Request {
+        recipient: u32,
+        name: &'a [u8],
+        want_reply: bool,
+    },
+    /// `CHANNEL_SUCCESS` or `CHANNEL_FAILURE`.
+    Reply {
+        recipient: u32,
+    },
+    /// A number that RFC 4254 does not define.
+    Unknown,
+}
+
+impl<'a> Message<'a> {
+    /// Reads the fields of `message` that are listed above; the rest of it is not looked at.
+    ///
+    /// # Errors
+    /// [`Truncated`] when a field is cut short: whoever sent it is broken.
+    pub fn parse(message: &'a [u8]) -> Result<Self, Truncated> {
+        let mut reader = Reader::new(message);
+        Ok(match reader.u8()? {
+            msg::GLOBAL_REQUEST => Self::GlobalRequest {
+                name: reader.string()?,
+                want_reply: reader.bool()?,
+            },
+            msg::REQUEST_SUCCESS | msg::REQUEST_FAILURE => Self::GlobalReply,
+            msg::CHANNEL_OPEN => Self::Open {
+                kind: reader.string()?,
+                sender: reader.u32()?,
+                window: reader.u32()?,
+            },
+            msg::CHANNEL_OPEN_CONFIRMATION => Self::OpenConfirmation {
+                recipient: reader.u32()?,
+                sender: reader.u32()?,
+                window: reader.u32()?,
+            },
+            msg::CHANNEL_OPEN_FAILURE => Self::OpenFailure {
+                recipient: reader.u32()?,
+            },
+            msg::CHANNEL_WINDOW_ADJUST => Self::WindowAdjust {
+                recipient: reader.u32()?,
+                bytes: reader.u32()?,
+            },
+            msg::CHANNEL_DATA => Self::Data {
+                recipient: reader.u32()?,
+                length: reader.string()?.len() as u32,
+            },
+            msg::CHANNEL_EXTENDED_DATA => Self::Data {
+                recipient: reader.u32()?,
+                length: {
+                    reader.u32()?;
+                    reader.string()?.len() as u32
+                },
+            },
+            msg::CHANNEL_EOF => Self::Eof {
+                recipient: reader.u32()?,
+            },
+            msg::CHANNEL_CLOSE => Self::Close {
+                recipient: reader.u32()?,
+            },
+            msg::CHANNEL_REQUEST => Self::Request {
+                recipient: reader.u32()?,
+                name: reader.string()?,
+                want_reply: reader.bool()?,
+            },
+            msg::CHANNEL_SUCCESS | msg::CHANNEL_FAILURE => Self::Reply {
+                recipient: reader.u32()?,
+            },
+            _ => Self::Unknown,
+        })
+    }
+}
+
+/// The same `CHANNEL_OPEN` or `CHANNEL_OPEN_CONFIRMATION` with another initial window.
+///
+/// Any other message comes back unchanged.
+pub fn with_initial_window(message: Bytes, window: u32) -> Bytes {
+    let offset = match Message::parse(&message) {
+        Ok(Message::Open { kind, .. }) => 1 + 4 + kind.len() + 4,
+        Ok(Message::OpenConfirmation { .. }) => 1 + 4 + 4,
+        _ => return message,
+    };
+    let mut patched = BytesMut::from(message);
+    patched[offset..offset + 4].copy_from_slice(&window.to_be_bytes());
+    patched.freeze()
+}
+
+/// Largest result of [`merge_data`].
+///
+/// Small enough that merging costs little copying and fits every `maximum packet size` in use,
+/// large enough that a queue full of one-byte messages costs no more memory than its window.
+const MERGED_DATA_BYTES: usize = 4096;
+
+/// Appends the payload of the data message `next` to the one of `tail`.
+///
+/// Returns false, and changes nothing, when they are not data of the same kind for the same channel,
+/// or when the result would be long enough to stand alone. A channel is a byte stream: where
+/// messages begin and end in it means nothing (RFC 4254 §5.2), except in one of datagrams.
+pub fn merge_data(tail: &mut Bytes, next: &[u8]) -> bool {
+    // Number and recipient, and for extended data its type code.
+    let stream = match next.first() {
+        Some(&msg::CHANNEL_DATA) => 1 + 4,
+        Some(&msg::CHANNEL_EXTENDED_DATA) => 1 + 4 + 4,
+        _ => return false,
+    };
+    let header = stream + 4;
+    let fits = tail.len() + next.len() <= MERGED_DATA_BYTES && next.len() >= header;
+    if !fits || tail.get(..stream) != next.get(..stream) {
+        return false;
+    }
+    let mut merged = BytesMut::from(std::mem::take(tail));
+    merged.extend_from_slice(&next[header..]);
+    let length = (merged.len() - header) as u32;
+    merged[stream..header].copy_from_slice(&length.to_be_bytes());
+    *tail = merged.freeze();
+    true
+}
+
+/// `CHANNEL_WINDOW_ADJUST` (RFC 4254 §5.2).
+pub fn window_adjust(recipient: u32, bytes: u32) -> Bytes {
+    let mut message = Vec::with_capacity(9);
+    message
+        .put_byte(msg::CHANNEL_WINDOW_ADJUST)
+        .put_uint32(recipient)
+        .put_uint32(bytes);
+    message.into()
+}
+
+/// `CHANNEL_OPEN_FAILURE` with a reason code of [`open_failure`] and a text for people.
+pub fn channel_open_failure(recipient: u32, reason: u32, description: &str) -> Bytes {
+    let mut message = Vec::with_capacity(17 + description.len());
+    message
+        .put_byte(msg::CHANNEL_OPEN_FAILURE)
+        .put_uint32(recipient)
+        .put_uint32(reason)
+        .put_string(description)
+        .put_string("");
+    message.into()
+}
+
+/// `REQUEST_FAILURE`, the answer to a global request that is not granted (RFC 4254 §4).
+pub fn request_failure() -> Bytes {
+    Bytes::from_static(&[msg::REQUEST_FAILURE])
+}
+
+/// `CHANNEL_FAILURE`, the answer to a channel request that is not granted (RFC 4254 §5.4).
+pub fn channel_failure(recipient: u32) -> Bytes {
+    let mut message = Vec::with_capacity(5);
+    message.put_byte(msg::CHANNEL_FAILURE).put_uint32(recipient);
+    message.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn data(recipient: u32, payload: &[u8]) -> Bytes {
+        let mut message = Vec::new();
+        message
+            .put_byte(msg::CHANNEL_DATA)
+            .put_uint32(recipient)
+            .put_string(payload);
+        message.into()
+    }
+
+    #[test]
+    fn the_initial_window_is_replaced_and_nothing_else() {
+        let mut open = Vec::new();
+        open.put_byte(msg::CHANNEL_OPEN)
+            .put_string("session")
+            .put_uint32(7)
+            .put_uint32(0x7fff_ffff)
+            .put_uint32(32768);
+        let mut expected = open.clone();
+        expected[16..20].copy_from_slice(&4096_u32.to_be_bytes());
+        assert_eq!(with_initial_window(open.into(), 4096), expected);
+        let untouched = data(1, b"abc");
+        assert_eq!(with_initial_window(untouched.clone(), 1), untouched);
+    }
+
+    #[test]
+    fn small_data_of_one_channel_is_merged() {
+        let mut tail = data(3, b"ab");
+        assert!(merge_data(&mut tail, &data(3, b"cd")));
+        assert_eq!(tail, data(3, b"abcd"));
+        assert!(!merge_data(&mut tail, &data(4, b"x")));
+        assert!(!merge_data(&mut tail, &data(3, &[0; MERGED_DATA_BYTES])));
+        assert_eq!(tail, data(3, b"abcd"));
+    }
+
+    #[test]
+    fn stderr_is_merged_with_stderr_only() {
+        let stderr = |payload: &[u8]| {
+            let mut message = Vec::new();
+            message
+                .put_byte(msg::CHANNEL_EXTENDED_DATA)
+                .put_uint32(3)
+                .put_uint32(1)
+                .put_string(payload);
+            Bytes::from(message)
+        };
+        let mut tail = stderr(b"ab");
+        assert!(!merge_data(&mut tail, &data(3, b"x")));
+        assert!(merge_data(&mut tail, &stderr(b"cd")));
+        assert_eq!(tail, stderr(b"abcd"));
+    }
+
+    #[test]
+    fn a_message_cut_short_is_an_error() {
+        let whole = data(3, b"abcd");
+        for end in 0..whole.len() {
+            assert_eq!(Message::parse(&whole[..end]), Err(Truncated), "{end}");
+        }
+    }
+
+    #[test]
+    fn numbers_nobody_defined_are_unknown() {
+        assert_eq!(Message::parse(&[101]), Ok(Message::Unknown));
+        assert_eq!(Message::parse(&[255, 1]), Ok(Message::Unknown));
+    }
+}
