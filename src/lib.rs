@@ -2,4 +2,5 @@
 
 pub mod peer;
 mod report;
+pub mod smux;
 pub mod ssh;
