@@ -4,3 +4,4 @@ pub mod peer;
 mod report;
 pub mod smux;
 pub mod ssh;
+pub mod ssm;

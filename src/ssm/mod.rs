@@ -1,0 +1,3 @@
+//! AWS Systems Manager Session Manager.
+
+pub mod protocol;

@@ -1,0 +1,669 @@
+//! The data channel of one SSM session, at either end.
+//!
+//! A pure core: frames and time go in through [`handle_input`](DataChannel::handle_input) and
+//! [`handle_timeout`](DataChannel::handle_timeout), frames and events come out of
+//! [`poll_transmit`](DataChannel::poll_transmit) and [`poll_event`](DataChannel::poll_event).
+//! It knows nothing of sockets: after a resume it goes on with the same numbers.
+//!
+//! Data counts as processed, and is acknowledged, when its event is taken. An owner that takes no
+//! events therefore holds the peer's messages unacknowledged, within bounds, and can go on feeding
+//! input: acknowledgements of what it sent itself keep working.
+
+mod config;
+mod event;
+mod opening;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU32;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use uuid::Uuid;
+
+pub use self::config::{AgentOptions, Config, Origin, Role, SERVICE_PACE};
+pub use self::event::{Error, Established, Event, MAX_PAYLOAD, SendError, Statistics};
+use super::acknowledge::{Acknowledge, acknowledged};
+use super::handshake::{self, HandshakeRequest};
+use super::message::{ClientMessage, FLAG_SYN, Header, MessageType, OVERHEAD};
+use super::payload::{self, Flag, PayloadType};
+use super::reliability::incoming::{Arrival, Incoming};
+use super::reliability::outgoing::{Outgoing, Strategy};
+use super::reliability::pacer::Pacer;
+use super::reliability::rtt::RttEstimator;
+
+/// The agent waits this long for HandshakeResponse.
+const HANDSHAKE_RESPONSE_WAIT: Duration = Duration::from_secs(15);
+/// Acknowledgements waiting for the wire; beyond it new ones are left to the peer's resend.
+const MAX_PENDING_ACKNOWLEDGES: usize = 65_536;
+/// Acknowledgements remembered, to be repeated after a reconnect that may have swallowed them.
+const RECENT_ACKNOWLEDGES: usize = 1024;
+/// Repeated acknowledgements a second on a paced channel: with fresh ones and data beside them they
+/// must not add up to what the service ends a socket for.
+const REPEAT_PACE: NonZeroU32 = NonZeroU32::new(500).expect("not zero");
+/// Control messages are accepted this far beyond a full outgoing buffer.
+const CONTROL_RESERVE: usize = 16;
+
+/// The reliability protocol of one SSM session, as client or as agent.
+#[derive(Debug)]
+pub struct DataChannel {
+    role: Role,
+    phase: Phase,
+    outgoing: Outgoing,
+    incoming: Incoming<Stream>,
+    pacer: Option<Pacer>,
+    /// Set while the pacer holds messages back.
+    paced_until: Option<Instant>,
+    acknowledges: VecDeque<Received>,
+    recent: VecDeque<Received>,
+    /// Acknowledgements to be repeated after a reconnect, lowest number first.
+    repeats: VecDeque<Received>,
+    repeat_pacer: Option<Pacer>,
+    /// Set while that pacer holds repeats back.
+    repeat_at: Option<Instant>,
+    events: VecDeque<Queued>,
+    /// In-order messages whose events were not taken yet.
+    unconsumed: u64,
+    /// Agent: stream messages are taken.
+    is_ready: bool,
+    is_paused: bool,
+    statistics: Statistics,
+    clock: Clock,
+    ids: StdRng,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// Client: neither a HandshakeRequest nor data yet.
+    Opening,
+    /// Client: answered, waiting for HandshakeComplete.
+    Answered(HandshakeRequest),
+    /// Agent: waiting for HandshakeResponse.
+    Asked {
+        request: HandshakeRequest,
+        since: Instant,
+    },
+    Open,
+    Failed,
+    Closed,
+}
+
+/// A stream message without what is not needed any more.
+#[derive(Debug)]
+struct Stream {
+    received: Received,
+    payload_type: PayloadType,
+    payload: Bytes,
+    /// Acknowledged on arrival, because it came early.
+    is_acknowledged: bool,
+}
+
+/// What an acknowledgement is made of; encoded only when it is sent.
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    seq: u64,
+    id: Uuid,
+}
+
+#[derive(Debug)]
+struct Queued {
+    event: Event,
+    /// The message behind the event: to be acknowledged if need be, and its bytes released.
+    message: Option<(Received, bool, usize)>,
+}
+
+#[derive(Debug)]
+struct Clock {
+    start: Instant,
+    unix_time: Duration,
+}
+
+impl Clock {
+    /// CreatedDate at `now`, never 0.
+    fn unix_millis(&self, now: Instant) -> u64 {
+        let time = self.unix_time + now.saturating_duration_since(self.start);
+        u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1)
+    }
+}
+
+impl DataChannel {
+    /// A channel of a new SSM session, made at `now`; an agent's has its request ready to send.
+    pub fn new(config: Config, origin: Origin, now: Instant) -> Self {
+        let (strategy, rtt) = match &config.role {
+            Role::Client { .. } => (
+                Strategy::Recover,
+                RttEstimator::new(Duration::from_millis(100), Duration::from_secs(3)),
+            ),
+            Role::Agent(options) => (
+                options.strategy,
+                RttEstimator::new(Duration::ZERO, Duration::from_secs(1)),
+            ),
+        };
+        let mut channel = Self {
+            role: config.role,
+            phase: Phase::Opening,
+            outgoing: Outgoing::new(strategy, config.outgoing, rtt),
+            incoming: Incoming::new(config.incoming),
+            pacer: config.pace.map(|rate| Pacer::new(rate, now)),
+            paced_until: None,
+            acknowledges: VecDeque::new(),
+            recent: VecDeque::new(),
+            repeats: VecDeque::new(),
+            repeat_pacer: config.pace.map(|_| Pacer::new(REPEAT_PACE, now)),
+            repeat_at: None,
+            events: VecDeque::new(),
+            unconsumed: 0,
+            is_ready: true,
+            is_paused: false,
+            statistics: Statistics::default(),
+            clock: Clock {
+                start: now,
+                unix_time: origin.unix_time,
+            },
+            ids: StdRng::seed_from_u64(origin.seed),
+        };
+        channel.start(now);
+        channel
+    }
+
+    /// Takes one binary WebSocket message.
+    ///
+    /// # Errors
+    /// [`Error`] when it is not as it should be. The channel goes on: a message that was not
+    /// understood is not acknowledged and comes again; other complaints are for the log.
+    pub fn handle_input(&mut self, now: Instant, frame: Bytes) -> Result<(), Error> {
+        let ClientMessage { header, payload } = ClientMessage::decode(frame)?;
+        match header.message_type {
+            MessageType::InputStreamData | MessageType::OutputStreamData => {
+                if header.message_type != self.peer_stream() {
+                    return Err(Error::Direction(header.message_type));
+                }
+                self.unpause();
+                self.handle_stream(now, &header, payload)
+            }
+            MessageType::Acknowledge => {
+                self.unpause();
+                let seq = acknowledged(&payload).map_err(Error::Acknowledge)?;
+                self.outgoing.on_acknowledge(seq, now)?;
+                Ok(())
+            }
+            MessageType::ChannelClosed => {
+                self.handle_closed(&payload);
+                Ok(())
+            }
+            MessageType::PausePublication => {
+                self.set_paused(true);
+                Ok(())
+            }
+            MessageType::StartPublication => {
+                self.set_paused(false);
+                Ok(())
+            }
+            // Both official ends ignore what they do not know.
+            _ => Ok(()),
+        }
+    }
+
+    /// Does what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.paced_until.is_some_and(|until| until <= now) {
+            self.paced_until = None;
+        }
+        if self.repeat_at.is_some_and(|at| at <= now) {
+            self.repeat_at = None;
+        }
+        if let Phase::Asked { since, .. } = self.phase
+            && now >= since + HANDSHAKE_RESPONSE_WAIT
+        {
+            self.fail(handshake::Error::TimedOut);
+        }
+        if !self.is_withholding() {
+            self.outgoing.handle_timeout(now);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next needed.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let handshake = match self.phase {
+            Phase::Asked { since, .. } => Some(since + HANDSHAKE_RESPONSE_WAIT),
+            _ => None,
+        };
+        let resend = match self.is_withholding() {
+            true => None,
+            false => self.outgoing.poll_timeout(),
+        };
+        [handshake, resend, self.paced_until, self.repeat_at]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// The next binary WebSocket message to send: acknowledgements, then those repeated after a
+    /// reconnect, at a pace, then resends, then new data.
+    ///
+    /// Only to be called when the WebSocket can take a message: it counts as sent at `now`.
+    pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
+        if let Some(received) = self.acknowledges.pop_front() {
+            return Some(self.encode_acknowledge(received, now));
+        }
+        if let Some(received) = self.next_repeat(now) {
+            return Some(self.encode_acknowledge(received, now));
+        }
+        if self.is_withholding() {
+            self.outgoing.withhold(now);
+            return None;
+        }
+        if !self.outgoing.has_transmit() {
+            return None;
+        }
+        if let Some(pacer) = &mut self.pacer
+            && !pacer.take(now)
+        {
+            self.paced_until = Some(pacer.next_at());
+            return None;
+        }
+        let (frame, is_resend) = self.outgoing.transmit(now)?;
+        match is_resend {
+            true => self.statistics.resent += 1,
+            false => self.statistics.sent += 1,
+        }
+        Some(frame)
+    }
+
+    /// The next event; taking a data event acknowledges its message.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        let Queued { event, message } = self.events.pop_front()?;
+        if let Some((received, is_acknowledged, bytes)) = message {
+            self.unconsumed -= 1;
+            self.incoming.release(bytes);
+            if !is_acknowledged {
+                self.acknowledge(received);
+            }
+        }
+        Some(event)
+    }
+
+    /// Payload bytes that [`send`](Self::send) would take now; 0 is back-pressure.
+    pub fn capacity(&self) -> usize {
+        match self.phase {
+            Phase::Open => self.outgoing.capacity().saturating_sub(OVERHEAD),
+            _ => 0,
+        }
+    }
+
+    /// Queues `payload` as one message.
+    ///
+    /// A message larger than [`capacity`](Self::capacity) is taken as long as that is not 0.
+    ///
+    /// # Errors
+    /// [`SendError`]; nothing was queued then.
+    pub fn send(
+        &mut self,
+        now: Instant,
+        payload_type: PayloadType,
+        payload: &[u8],
+    ) -> Result<(), SendError> {
+        match self.phase {
+            Phase::Open => {}
+            Phase::Closed | Phase::Failed => return Err(SendError::Closed),
+            _ => return Err(SendError::NotEstablished),
+        }
+        if payload.is_empty() {
+            return Err(SendError::Empty);
+        }
+        if payload.len() > MAX_PAYLOAD {
+            return Err(SendError::TooLarge(payload.len()));
+        }
+        let is_control = matches!(payload_type, PayloadType::Flag | PayloadType::Size);
+        if self.capacity() == 0 && !(is_control && self.outgoing.unsent() < CONTROL_RESERVE) {
+            return Err(SendError::Full);
+        }
+        self.enqueue(now, payload_type, payload);
+        Ok(())
+    }
+
+    /// Continues on a new WebSocket.
+    ///
+    /// The client repeats its recent acknowledgements, so that the agent's one-at-a-time resend is
+    /// not spent on what arrived, and resends its own backlog in order. Repeats are paced if data is,
+    /// and leave behind fresh acknowledgements. The agent only ends a pause.
+    pub fn on_reconnected(&mut self, now: Instant) {
+        self.unpause();
+        self.outgoing.on_reconnected(now);
+        if matches!(self.role, Role::Agent(_)) {
+            return;
+        }
+        let held = self.incoming.held().map(|(_, stream)| stream.received);
+        let mut again: BTreeMap<u64, Received> = std::mem::take(&mut self.repeats)
+            .into_iter()
+            .chain(std::mem::take(&mut self.recent))
+            .chain(held)
+            .map(|received| (received.seq, received))
+            .collect();
+        for fresh in &self.acknowledges {
+            again.remove(&fresh.seq);
+        }
+        let again = again.into_values();
+        self.repeats = again.take(MAX_PENDING_ACKNOWLEDGES).collect();
+        self.repeat_at = None;
+    }
+
+    /// Agent: whether stream messages are taken; while not, they are refused without an
+    /// acknowledgement, as by an agent whose handler is not ready.
+    pub fn set_ready(&mut self, is_ready: bool) {
+        self.is_ready = is_ready;
+    }
+
+    /// Whether data may be sent, buffer space aside.
+    pub fn is_established(&self) -> bool {
+        matches!(self.phase, Phase::Open)
+    }
+
+    /// Whether `channel_closed` has arrived; its event may be still to come, after data.
+    pub fn is_closed(&self) -> bool {
+        matches!(self.phase, Phase::Closed)
+    }
+
+    /// Agent: whether the service has asked for a pause that is not over.
+    pub fn is_paused(&self) -> bool {
+        self.is_paused
+    }
+
+    /// Whether nothing is on its way: all sent is acknowledged, all received acknowledged and taken.
+    pub fn is_idle(&self) -> bool {
+        self.outgoing.is_empty()
+            && self.acknowledges.is_empty()
+            && self.repeats.is_empty()
+            && self.events.is_empty()
+    }
+
+    /// Messages of ours, sent or not, from the oldest unacknowledged on.
+    pub fn unacknowledged(&self) -> usize {
+        self.outgoing.len()
+    }
+
+    /// Messages of ours not yet handed out by [`poll_transmit`](Self::poll_transmit).
+    ///
+    /// An owner that sends only while this is 0 keeps its bytes together, for larger messages.
+    pub fn unsent(&self) -> usize {
+        self.outgoing.unsent()
+    }
+
+    /// Messages of the peer that have arrived in order, without gaps, since the beginning.
+    pub fn in_order(&self) -> u64 {
+        self.incoming.expected()
+    }
+
+    /// The measured round trip between the two ends; `None` before the first measurement.
+    pub fn round_trip(&self) -> Option<Duration> {
+        let rtt = self.outgoing.rtt();
+        rtt.is_measured().then(|| rtt.round_trip())
+    }
+
+    /// Counters since the beginning.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    /// The type of stream messages that the other end sends.
+    fn peer_stream(&self) -> MessageType {
+        match self.role {
+            Role::Client { .. } => MessageType::OutputStreamData,
+            Role::Agent(_) => MessageType::InputStreamData,
+        }
+    }
+
+    fn handle_stream(
+        &mut self,
+        now: Instant,
+        header: &Header,
+        payload: Bytes,
+    ) -> Result<(), Error> {
+        let seq = u64::try_from(header.sequence_number)
+            .map_err(|_| Error::SequenceNumber(header.sequence_number))?;
+        let payload_type = header.payload_type.unwrap_or(PayloadType::Undefined);
+        let received = Received {
+            seq,
+            id: header.message_id,
+        };
+        if seq == self.incoming.expected() && self.refuses(payload_type) {
+            self.statistics.dropped += 1;
+            return Ok(());
+        }
+        let bytes = payload.len();
+        let stream = Stream {
+            received,
+            payload_type,
+            payload,
+            is_acknowledged: seq > self.incoming.expected(),
+        };
+        match self.incoming.arrive(seq, stream, bytes) {
+            Arrival::InOrder(first) => {
+                self.statistics.received += 1;
+                let mut outcome = self.process(now, first);
+                while !self.refuses(PayloadType::Output)
+                    && let Some(next) = self.incoming.next_in_order()
+                {
+                    let processed = self.process(now, next);
+                    outcome = outcome.and(processed);
+                }
+                outcome
+            }
+            Arrival::Held => {
+                self.statistics.received += 1;
+                self.acknowledge(received);
+                Ok(())
+            }
+            Arrival::Duplicate => {
+                self.statistics.duplicates += 1;
+                self.acknowledge_duplicate(received);
+                Ok(())
+            }
+            Arrival::Dropped => {
+                self.statistics.dropped += 1;
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether an agent whose handler is not ready leaves the next message alone.
+    fn refuses(&self, payload_type: PayloadType) -> bool {
+        let is_handshake = matches!(
+            payload_type,
+            PayloadType::HandshakeResponse | PayloadType::EncChallengeResponse
+        );
+        !self.is_ready && !is_handshake
+    }
+
+    /// Acknowledges a message that was there before, unless its event is still to be taken.
+    fn acknowledge_duplicate(&mut self, received: Received) {
+        let answers = match &self.role {
+            Role::Client { .. } => true,
+            Role::Agent(options) => options.acknowledges_duplicates,
+        };
+        let expected = self.incoming.expected();
+        let is_waiting = received.seq < expected && received.seq + self.unconsumed >= expected;
+        if answers && !is_waiting {
+            self.acknowledge(received);
+        }
+    }
+
+    /// Takes the next message in order.
+    fn process(&mut self, now: Instant, stream: Stream) -> Result<(), Error> {
+        let is_agent = matches!(self.role, Role::Agent(_));
+        match (stream.payload_type, is_agent) {
+            (PayloadType::HandshakeRequest, false) => {
+                self.settle(&stream);
+                self.on_handshake_request(now, &stream.payload)
+            }
+            (PayloadType::HandshakeComplete, false) => {
+                self.settle(&stream);
+                self.on_handshake_complete(&stream.payload)
+            }
+            (PayloadType::HandshakeResponse, true) => {
+                self.settle(&stream);
+                self.on_handshake_response(now, &stream.payload)
+            }
+            _ if is_agent && !self.is_established() => {
+                // The agent acknowledges what comes too early, and throws it away.
+                self.settle(&stream);
+                Ok(())
+            }
+            (kind @ (PayloadType::Flag | PayloadType::Size), _) => {
+                let event = match kind {
+                    PayloadType::Flag => Flag::decode(&stream.payload).map(Event::Flag),
+                    _ => serde_json::from_slice(&stream.payload)
+                        .map(Event::Size)
+                        .map_err(payload::Error::from),
+                };
+                match event {
+                    Ok(event) => self.deliver(event, &stream),
+                    Err(source) => {
+                        self.settle(&stream);
+                        return Err(Error::Payload { kind, source });
+                    }
+                }
+                Ok(())
+            }
+            (kind, _) => {
+                if matches!(self.phase, Phase::Opening) {
+                    self.open(Established::without_handshake());
+                }
+                if stream.payload.is_empty() {
+                    self.settle(&stream);
+                } else {
+                    self.deliver(Event::Data(kind, stream.payload.clone()), &stream);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn handle_closed(&mut self, payload: &[u8]) {
+        if matches!(self.phase, Phase::Closed) {
+            return;
+        }
+        self.phase = Phase::Closed;
+        // The end is the end, also when its text cannot be read.
+        let closed = serde_json::from_slice(payload).unwrap_or_default();
+        self.tell(Event::Closed(closed));
+    }
+
+    /// Whether a paused agent holds stream messages back.
+    fn is_withholding(&self) -> bool {
+        self.is_paused && matches!(self.role, Role::Agent(_))
+    }
+
+    fn set_paused(&mut self, is_paused: bool) {
+        if self.is_paused == is_paused {
+            return;
+        }
+        self.is_paused = is_paused;
+        // The last word counts: an owner that takes no events learns of one change only.
+        let is_publication =
+            |queued: &Queued| matches!(queued.event, Event::Paused | Event::Started);
+        if self.events.back().is_some_and(is_publication) {
+            self.events.pop_back();
+        }
+        self.tell(if is_paused {
+            Event::Paused
+        } else {
+            Event::Started
+        });
+    }
+
+    /// Any sign of life of the client ends the pause of an agent.
+    fn unpause(&mut self) {
+        if matches!(self.role, Role::Agent(_)) {
+            self.set_paused(false);
+        }
+    }
+
+    /// Queues an event that stands for no message.
+    fn tell(&mut self, event: Event) {
+        let message = None;
+        self.events.push_back(Queued { event, message });
+    }
+
+    /// Queues an event that stands for `stream`, to be acknowledged when it is taken.
+    fn deliver(&mut self, event: Event, stream: &Stream) {
+        self.unconsumed += 1;
+        let message = (
+            stream.received,
+            stream.is_acknowledged,
+            stream.payload.len(),
+        );
+        self.events.push_back(Queued {
+            event,
+            message: Some(message),
+        });
+    }
+
+    /// Acknowledges `stream` now and forgets it.
+    fn settle(&mut self, stream: &Stream) {
+        self.incoming.release(stream.payload.len());
+        if !stream.is_acknowledged {
+            self.acknowledge(stream.received);
+        }
+    }
+
+    fn acknowledge(&mut self, received: Received) {
+        if self.acknowledges.len() < MAX_PENDING_ACKNOWLEDGES {
+            self.acknowledges.push_back(received);
+        }
+    }
+
+    /// The next acknowledgement to be repeated, when its pace allows one; data makes room for it.
+    fn next_repeat(&mut self, now: Instant) -> Option<Received> {
+        self.repeats.front()?;
+        if let Some(pacer) = &mut self.repeat_pacer {
+            if !pacer.take(now) {
+                self.repeat_at = Some(pacer.next_at());
+                return None;
+            }
+            if let Some(pacer) = &mut self.pacer {
+                pacer.charge(now);
+            }
+        }
+        self.repeats.pop_front()
+    }
+
+    fn encode_acknowledge(&mut self, received: Received, now: Instant) -> Bytes {
+        if self.recent.len() == RECENT_ACKNOWLEDGES {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(received);
+        let acknowledge = Acknowledge {
+            message_type: self.peer_stream(),
+            message_id: received.id,
+            sequence_number: i64::try_from(received.seq).unwrap_or(i64::MAX),
+        };
+        acknowledge.encode(self.next_id(), self.clock.unix_millis(now))
+    }
+
+    fn enqueue(&mut self, now: Instant, payload_type: PayloadType, payload: &[u8]) {
+        let seq = self.outgoing.next_sequence();
+        let (message_type, flags) = match self.role {
+            Role::Client { .. } => (MessageType::InputStreamData, 0),
+            Role::Agent(_) if seq == 0 => (MessageType::OutputStreamData, FLAG_SYN),
+            Role::Agent(_) => (MessageType::OutputStreamData, 0),
+        };
+        let header = Header {
+            message_type,
+            created_date: self.clock.unix_millis(now),
+            sequence_number: i64::try_from(seq).unwrap_or(i64::MAX),
+            flags,
+            message_id: self.next_id(),
+            payload_type: Some(payload_type),
+        };
+        self.outgoing.push(header.encode(payload));
+    }
+
+    fn next_id(&mut self) -> Uuid {
+        uuid::Builder::from_random_bytes(self.ids.random()).into_uuid()
+    }
+}
+
+#[cfg(test)]
+mod tests;

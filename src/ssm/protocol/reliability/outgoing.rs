@@ -1,0 +1,470 @@
+//! Messages sent and not yet acknowledged, and when to send them again.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::rtt::RttEstimator;
+
+/// How much may wait for acknowledgement: a full buffer refuses more, and that is back-pressure.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Messages from the oldest unacknowledged one on.
+    pub messages: usize,
+    /// Bytes of unacknowledged messages, headers included.
+    pub bytes: usize,
+}
+
+/// How lost messages are sent again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strategy {
+    /// Ours. A time-out resends the oldest message as a probe; once the answer shows that what was
+    /// sent with it was lost too, all of it is resent in order. A message whose successors are
+    /// acknowledged is resent after tens of milliseconds.
+    Recover,
+    /// The agent's: every 100 ms the oldest message, if it is overdue, and nothing else.
+    HeadOnly,
+}
+
+/// The peer acknowledged a message that was never sent: it is wrong, not the link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("message {0} was acknowledged and never sent")]
+pub struct AcknowledgedUnsent(pub i64);
+
+/// Messages sent and not yet acknowledged, oldest first, then those not yet sent.
+///
+/// Acknowledgements are selective. Frames are kept encoded: a resend is byte-identical, as both
+/// official ends have it. Survives a resume; dies with the SSM session.
+#[derive(Debug)]
+pub struct Outgoing {
+    strategy: Strategy,
+    limits: Limits,
+    /// From the oldest unacknowledged message on.
+    entries: VecDeque<Entry>,
+    /// Number of the first entry.
+    base: u64,
+    /// How many entries were sent at least once.
+    sent: usize,
+    /// Bytes of unacknowledged frames.
+    bytes: usize,
+    /// Numbers to send again, ascending; those acknowledged meanwhile are skipped.
+    resend: VecDeque<u64>,
+    rtt: RttEstimator,
+    /// When an acknowledgement last told something new.
+    progress_at: Option<Instant>,
+    /// Consecutive time-outs without progress.
+    timeouts: u32,
+    probe: Option<Probe>,
+    /// The latest message known to have arrived in its only transmission.
+    passed: Option<Passed>,
+    /// When messages overtaken by `passed` count as lost.
+    gap_at: Option<Instant>,
+    /// Wait before the first resends while the peer has taken no data yet, shorter than the RTO.
+    is_prompt: bool,
+    head_tick: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    /// `None` once acknowledged.
+    frame: Option<Bytes>,
+    sent_at: Option<Instant>,
+    transmissions: u32,
+    /// Already in the resend queue.
+    is_queued: bool,
+}
+
+impl Entry {
+    /// When this counts as lost if `passed`, sent no earlier, has arrived; each try waits longer.
+    fn overtaken_due(&self, passed: Passed) -> Option<Instant> {
+        let sent_at = self.sent_at.filter(|sent_at| *sent_at <= passed.sent_at)?;
+        let tries = self.transmissions.saturating_sub(1).min(6);
+        self.frame
+            .as_ref()
+            .map(|_| sent_at + GAP_WAIT * (1 << tries))
+    }
+}
+
+#[derive(Debug)]
+struct Probe {
+    seq: u64,
+    sent_at: Instant,
+    /// Acknowledged, which leaves open whether as original or as resend.
+    is_acknowledged: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Passed {
+    seq: u64,
+    sent_at: Instant,
+}
+
+/// The agent looks at its queue this often.
+const HEAD_TICK: Duration = Duration::from_millis(100);
+/// Back-off of probes ends here, so that a peer that is back is noticed soon; a probe is one message.
+const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// A message overtaken by later ones is resent after this long; again after twice, four times …
+const GAP_WAIT: Duration = Duration::from_millis(20);
+/// First resend to an agent that has just completed the handshake and may not be ready yet.
+const PROMPT_WAIT: Duration = Duration::from_millis(30);
+
+impl Outgoing {
+    /// An empty buffer; the first message will be number 0.
+    pub fn new(strategy: Strategy, limits: Limits, rtt: RttEstimator) -> Self {
+        Self {
+            strategy,
+            limits,
+            entries: VecDeque::new(),
+            base: 0,
+            sent: 0,
+            bytes: 0,
+            resend: VecDeque::new(),
+            rtt,
+            progress_at: None,
+            timeouts: 0,
+            probe: None,
+            passed: None,
+            gap_at: None,
+            is_prompt: false,
+            head_tick: None,
+        }
+    }
+
+    /// The number of the next message pushed.
+    pub fn next_sequence(&self) -> u64 {
+        self.base + self.entries.len() as u64
+    }
+
+    /// Bytes that may still be pushed; 0 when either limit is reached.
+    pub fn capacity(&self) -> usize {
+        if self.entries.len() >= self.limits.messages {
+            return 0;
+        }
+        self.limits.bytes.saturating_sub(self.bytes)
+    }
+
+    /// Messages not yet sent at all.
+    pub fn unsent(&self) -> usize {
+        self.entries.len() - self.sent
+    }
+
+    /// Messages from the oldest unacknowledged one on.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether all that was pushed has been acknowledged.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes of unacknowledged messages.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The round trip as measured so far.
+    pub fn rtt(&self) -> &RttEstimator {
+        &self.rtt
+    }
+
+    /// Appends the encoded message with number [`next_sequence`](Self::next_sequence).
+    ///
+    /// The caller has looked at [`capacity`](Self::capacity); control messages may exceed it.
+    pub fn push(&mut self, frame: Bytes) {
+        self.bytes += frame.len();
+        self.entries.push_back(Entry {
+            frame: Some(frame),
+            sent_at: None,
+            transmissions: 0,
+            is_queued: false,
+        });
+    }
+
+    /// Resends soon, not after a full time-out, until the first acknowledgement of what follows.
+    ///
+    /// For the moment after HandshakeComplete, when the agent may refuse a message silently.
+    pub fn expect_refusal(&mut self) {
+        self.is_prompt = true;
+    }
+
+    /// Whether [`transmit`](Self::transmit) would return a message.
+    pub fn has_transmit(&mut self) -> bool {
+        while let Some(seq) = self.resend.front() {
+            if self.entry(*seq).is_some_and(|entry| entry.frame.is_some()) {
+                return true;
+            }
+            self.resend.pop_front();
+        }
+        self.unsent() > 0
+    }
+
+    /// The next message for the wire: resends first, then what was not sent yet.
+    pub fn transmit(&mut self, now: Instant) -> Option<(Bytes, bool)> {
+        if !self.has_transmit() {
+            return None;
+        }
+        let (index, is_resend) = match self.resend.pop_front() {
+            Some(seq) => (usize::try_from(seq - self.base).ok()?, true),
+            None => {
+                self.sent += 1;
+                (self.sent - 1, false)
+            }
+        };
+        let entry = self.entries.get_mut(index)?;
+        entry.sent_at = Some(now);
+        entry.transmissions += 1;
+        entry.is_queued = false;
+        Some((entry.frame.clone()?, is_resend))
+    }
+
+    /// Marks everything not yet sent as sent, without sending it: what a paused agent does.
+    ///
+    /// Such messages leave by the resend loop only.
+    pub fn withhold(&mut self, now: Instant) {
+        for entry in self.entries.iter_mut().skip(self.sent) {
+            entry.sent_at = Some(now);
+            entry.transmissions += 1;
+        }
+        self.sent = self.entries.len();
+    }
+
+    /// Forgets message `seq` and folds its round trip, ending at `now`, into the estimate.
+    ///
+    /// Repeats are normal after a resume and are ignored; the result says whether it was news.
+    ///
+    /// # Errors
+    /// [`AcknowledgedUnsent`] when `seq` was never sent.
+    pub fn on_acknowledge(&mut self, seq: i64, now: Instant) -> Result<bool, AcknowledgedUnsent> {
+        let number = u64::try_from(seq).map_err(|_| AcknowledgedUnsent(seq))?;
+        if number < self.base {
+            return Ok(false);
+        }
+        let index = usize::try_from(number - self.base).map_err(|_| AcknowledgedUnsent(seq))?;
+        if index >= self.sent {
+            return Err(AcknowledgedUnsent(seq));
+        }
+        let Some(entry) = self.entries.get_mut(index) else {
+            return Err(AcknowledgedUnsent(seq));
+        };
+        let Some(frame) = entry.frame.take() else {
+            return Ok(false);
+        };
+        self.bytes -= frame.len();
+        let transmissions = entry.transmissions;
+        if let Some(sent_at) = entry.sent_at {
+            self.learn(number, sent_at, transmissions, now);
+        }
+        while self
+            .entries
+            .front()
+            .is_some_and(|entry| entry.frame.is_none())
+        {
+            self.entries.pop_front();
+            self.base += 1;
+            self.sent -= 1;
+        }
+        self.watch_gap(now);
+        Ok(true)
+    }
+
+    /// Resends what is due at `now`.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        if self.poll_timeout().is_none_or(|due| due > now) {
+            return;
+        }
+        if self.strategy == Strategy::HeadOnly {
+            self.head_tick = Some(now);
+            self.queue(self.base);
+            return;
+        }
+        if self.gap_at.is_some_and(|due| due <= now) {
+            self.resend_overtaken(now);
+        }
+        if self.recovery_due().is_some_and(|due| due <= now) {
+            self.recover(now);
+        }
+    }
+
+    /// When [`handle_timeout`](Self::handle_timeout) is next needed.
+    ///
+    /// `None` while resends wait to be sent already: their time-outs begin when they are.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if !self.resend.is_empty() {
+            return None;
+        }
+        match self.strategy {
+            Strategy::Recover => [self.gap_at, self.recovery_due()]
+                .into_iter()
+                .flatten()
+                .min(),
+            Strategy::HeadOnly => {
+                let overdue = self.head_sent_at()? + self.rtt.timeout();
+                Some(match self.head_tick {
+                    Some(tick) => overdue.max(tick + HEAD_TICK),
+                    None => overdue,
+                })
+            }
+        }
+    }
+
+    /// Resends everything unacknowledged, in order: the peer may have received none of it.
+    ///
+    /// The agent's strategy does nothing special: its loop goes on.
+    pub fn on_reconnected(&mut self, now: Instant) {
+        if self.strategy == Strategy::HeadOnly {
+            return;
+        }
+        self.probe = None;
+        self.gap_at = None;
+        self.passed = None;
+        self.timeouts = 0;
+        self.progress_at = Some(now);
+        self.resend.clear();
+        let end = self.base + self.sent as u64;
+        for seq in self.base..end {
+            if let Some(entry) = self.entry_mut(seq) {
+                entry.is_queued = false;
+            }
+            self.queue(seq);
+        }
+    }
+
+    /// Draws the conclusions from the first acknowledgement of message `seq`.
+    fn learn(&mut self, seq: u64, sent_at: Instant, transmissions: u32, now: Instant) {
+        self.progress_at = Some(now);
+        self.is_prompt = false;
+        if transmissions == 1 || self.strategy == Strategy::HeadOnly {
+            self.rtt.sample(now.saturating_duration_since(sent_at));
+        }
+        if transmissions > 1 {
+            if let Some(probe) = self.probe.as_mut().filter(|probe| probe.seq == seq) {
+                probe.is_acknowledged = true;
+            }
+            return;
+        }
+        // The answer to an original: the path works, and all sent before it has had its chance.
+        self.timeouts = 0;
+        self.probe = None;
+        if self.passed.is_none_or(|passed| passed.sent_at <= sent_at) {
+            self.passed = Some(Passed { seq, sent_at });
+        }
+    }
+
+    /// Starts the clock for messages that a later one has overtaken.
+    fn watch_gap(&mut self, now: Instant) {
+        let head = self.entries.front();
+        let due = self
+            .passed
+            .filter(|passed| passed.seq > self.base)
+            .and_then(|passed| head?.overtaken_due(passed));
+        self.gap_at = due.map(|due| self.gap_at.unwrap_or(due.max(now + GAP_WAIT)));
+    }
+
+    /// Queues the messages overtaken for long enough, each with its own doubling wait.
+    fn resend_overtaken(&mut self, now: Instant) {
+        self.gap_at = None;
+        let Some(passed) = self.passed else { return };
+        let mut next: Option<Instant> = None;
+        for seq in self.base..passed.seq {
+            let Some(due) = self
+                .entry(seq)
+                .and_then(|entry| entry.overtaken_due(passed))
+            else {
+                continue;
+            };
+            if due <= now {
+                self.queue(seq);
+            } else {
+                next = Some(next.map_or(due, |next| next.min(due)));
+            }
+        }
+        self.gap_at = next;
+    }
+
+    /// When silence means loss: a time-out after the last progress, or after the last probe.
+    fn recovery_due(&self) -> Option<Instant> {
+        let head = self.head_sent_at()?;
+        let since = self.progress_at.map_or(head, |progress| progress.max(head));
+        if self
+            .probe
+            .as_ref()
+            .is_some_and(|probe| probe.is_acknowledged)
+        {
+            return Some(self.progress_at? + self.probe_wait());
+        }
+        let wait = if self.is_prompt {
+            self.probe_wait()
+        } else {
+            self.rtt.timeout()
+        };
+        let backed_off = wait * (1 << self.timeouts.min(10));
+        Some(since + backed_off.min(MAX_BACKOFF.max(wait)))
+    }
+
+    /// How long the answers to originals may trail the answer to a probe.
+    fn probe_wait(&self) -> Duration {
+        let trail = if self.rtt.is_measured() {
+            self.rtt.round_trip() * 2
+        } else {
+            PROMPT_WAIT
+        };
+        trail.clamp(PROMPT_WAIT, self.rtt.timeout().max(PROMPT_WAIT))
+    }
+
+    /// Sends a probe, or, when the last one was answered and nothing else was, all it stood for.
+    fn recover(&mut self, now: Instant) {
+        match self.probe.take() {
+            Some(probe) if probe.is_acknowledged => {
+                self.timeouts = 0;
+                for seq in self.base..self.base + self.sent as u64 {
+                    let was_before =
+                        |entry: &Entry| entry.sent_at.is_some_and(|at| at <= probe.sent_at);
+                    if self.entry(seq).is_some_and(was_before) {
+                        self.queue(seq);
+                    }
+                }
+            }
+            _ => {
+                self.timeouts += 1;
+                self.probe = Some(Probe {
+                    seq: self.base,
+                    sent_at: now,
+                    is_acknowledged: false,
+                });
+                self.queue(self.base);
+            }
+        }
+    }
+
+    /// Puts message `seq` into the resend queue, unless it is there or acknowledged.
+    fn queue(&mut self, seq: u64) {
+        let Some(entry) = self.entry_mut(seq) else {
+            return;
+        };
+        if entry.frame.is_some() && !entry.is_queued {
+            entry.is_queued = true;
+            self.resend.push_back(seq);
+        }
+    }
+
+    fn head_sent_at(&self) -> Option<Instant> {
+        self.entries.front()?.sent_at
+    }
+
+    fn entry(&self, seq: u64) -> Option<&Entry> {
+        let index = usize::try_from(seq.checked_sub(self.base)?).ok()?;
+        self.entries.get(index)
+    }
+
+    fn entry_mut(&mut self, seq: u64) -> Option<&mut Entry> {
+        let index = usize::try_from(seq.checked_sub(self.base)?).ok()?;
+        self.entries.get_mut(index)
+    }
+}
+
+#[cfg(test)]
+#[path = "outgoing_tests.rs"]
+mod tests;

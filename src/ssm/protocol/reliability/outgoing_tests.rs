@@ -1,0 +1,197 @@
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+fn outgoing(strategy: Strategy) -> Outgoing {
+    let limits = Limits {
+        messages: 100,
+        bytes: 1000,
+    };
+    let rtt = RttEstimator::new(MS * 100, MS * 3000);
+    Outgoing::new(strategy, limits, rtt)
+}
+
+fn push(outgoing: &mut Outgoing, count: u8) {
+    for _ in 0..count {
+        let number = outgoing.next_sequence() as u8;
+        outgoing.push(Bytes::copy_from_slice(&[number]));
+    }
+}
+
+/// Numbers of everything that leaves at `now`.
+fn drain(outgoing: &mut Outgoing, now: Instant) -> Vec<u8> {
+    std::iter::from_fn(|| outgoing.transmit(now).map(|(frame, _)| frame[0])).collect()
+}
+
+/// Advances to the next time-out, if it is not after `until`, and returns what leaves then.
+fn step(outgoing: &mut Outgoing, until: Instant) -> Option<(Instant, Vec<u8>)> {
+    let due = outgoing.poll_timeout().filter(|due| *due <= until)?;
+    outgoing.handle_timeout(due);
+    Some((due, drain(outgoing, due)))
+}
+
+#[test]
+fn acknowledgements_are_selective_and_free_capacity() {
+    let now = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 3);
+    assert_eq!(drain(&mut outgoing, now), [0, 1, 2]);
+    assert_eq!(outgoing.on_acknowledge(1, now), Ok(true));
+    assert_eq!((outgoing.len(), outgoing.bytes()), (3, 2));
+    assert_eq!(outgoing.on_acknowledge(1, now), Ok(false));
+    assert_eq!(outgoing.on_acknowledge(0, now), Ok(true));
+    assert_eq!((outgoing.len(), outgoing.bytes()), (1, 1));
+    assert_eq!(outgoing.on_acknowledge(0, now), Ok(false));
+    assert_eq!(outgoing.on_acknowledge(2, now), Ok(true));
+    assert!(outgoing.is_empty());
+    assert_eq!(outgoing.poll_timeout(), None);
+}
+
+#[test]
+fn acknowledging_the_unsent_is_the_peers_error() {
+    let now = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 1);
+    for seq in [0, 1, -1, i64::MAX, i64::MIN] {
+        assert_eq!(
+            outgoing.on_acknowledge(seq, now),
+            Err(AcknowledgedUnsent(seq))
+        );
+    }
+}
+
+#[test]
+fn either_limit_closes_the_capacity() {
+    let mut outgoing = outgoing(Strategy::Recover);
+    outgoing.push(Bytes::from(vec![0; 999]));
+    assert_eq!(outgoing.capacity(), 1);
+    outgoing.push(Bytes::from(vec![0; 9]));
+    assert_eq!(outgoing.capacity(), 0);
+    let mut outgoing = self::outgoing(Strategy::Recover);
+    push(&mut outgoing, 100);
+    assert_eq!(outgoing.capacity(), 0);
+}
+
+#[test]
+fn silence_probes_the_head_with_back_off() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 3);
+    drain(&mut outgoing, start);
+    let probes: Vec<_> = std::iter::from_fn(|| step(&mut outgoing, start + MS * 9000)).collect();
+    let at: Vec<_> = probes
+        .iter()
+        .map(|(at, _)| (*at - start).as_millis())
+        .collect();
+    assert_eq!(at, [200, 600, 1400, 3000, 5000, 7000, 9000]);
+    assert!(probes.iter().all(|(_, sent)| *sent == [0]));
+}
+
+#[test]
+fn an_answered_probe_brings_the_rest_at_once_and_in_order() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 5);
+    drain(&mut outgoing, start);
+    let (at, sent) = step(&mut outgoing, start + MS * 500).unwrap();
+    assert_eq!(sent, [0]);
+    outgoing.on_acknowledge(0, at + MS * 20).unwrap();
+    let (_, sent) = step(&mut outgoing, at + MS * 100).unwrap();
+    assert_eq!(sent, [1, 2, 3, 4]);
+}
+
+#[test]
+fn answers_to_originals_after_a_probe_prevent_a_needless_resend() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 5);
+    drain(&mut outgoing, start);
+    let (at, _) = step(&mut outgoing, start + MS * 500).unwrap();
+    // The peer was only slow: it answers the originals one after another.
+    for seq in 0..4 {
+        outgoing.on_acknowledge(seq, at + MS * 5).unwrap();
+    }
+    assert_eq!(step(&mut outgoing, at + MS * 100), None);
+}
+
+#[test]
+fn an_overtaken_message_is_resent_after_tens_of_milliseconds() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 3);
+    drain(&mut outgoing, start);
+    outgoing.on_acknowledge(1, start + MS).unwrap();
+    outgoing.on_acknowledge(2, start + MS).unwrap();
+    let (at, sent) = step(&mut outgoing, start + MS * 50).unwrap();
+    assert_eq!((at - start, sent), (MS * 21, vec![0]));
+    // Refused again, while newer ones are taken: the wait doubles.
+    push(&mut outgoing, 1);
+    drain(&mut outgoing, at + MS);
+    outgoing.on_acknowledge(3, at + MS * 2).unwrap();
+    let (again, sent) = step(&mut outgoing, at + MS * 60).unwrap();
+    assert_eq!((again - at, sent), (MS * 40, vec![0]));
+}
+
+#[test]
+fn a_single_message_after_the_handshake_is_resent_promptly() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    outgoing.expect_refusal();
+    push(&mut outgoing, 1);
+    drain(&mut outgoing, start);
+    let (at, sent) = step(&mut outgoing, start + MS * 500).unwrap();
+    assert_eq!((at - start, sent), (MS * 30, vec![0]));
+}
+
+#[test]
+fn a_resent_message_gives_no_sample() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 1);
+    drain(&mut outgoing, start);
+    let (at, _) = step(&mut outgoing, start + MS * 500).unwrap();
+    outgoing.on_acknowledge(0, at + MS).unwrap();
+    assert!(!outgoing.rtt().is_measured());
+}
+
+#[test]
+fn a_reconnect_resends_the_backlog_in_order_then_what_is_new() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 5);
+    drain(&mut outgoing, start);
+    outgoing.on_acknowledge(2, start + MS).unwrap();
+    push(&mut outgoing, 1);
+    outgoing.on_reconnected(start + MS * 2);
+    assert_eq!(drain(&mut outgoing, start + MS * 2), [0, 1, 3, 4, 5]);
+}
+
+#[test]
+fn the_agents_way_resends_one_message_per_tick() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::HeadOnly);
+    push(&mut outgoing, 3);
+    drain(&mut outgoing, start);
+    outgoing.on_reconnected(start);
+    let mut at = start;
+    for number in 0..3 {
+        let (due, sent) = step(&mut outgoing, start + MS * 1000).unwrap();
+        assert_eq!(sent, [number]);
+        assert!(number == 0 || due - at == MS * 100, "{:?}", due - at);
+        at = due;
+        outgoing.on_acknowledge(i64::from(number), due).unwrap();
+    }
+}
+
+#[test]
+fn a_withheld_message_leaves_by_the_resend_loop() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::HeadOnly);
+    push(&mut outgoing, 2);
+    outgoing.withhold(start);
+    assert_eq!(drain(&mut outgoing, start), Vec::<u8>::new());
+    assert_eq!(
+        step(&mut outgoing, start + MS * 200),
+        Some((start + MS * 200, vec![0]))
+    );
+}
