@@ -1,0 +1,215 @@
+//! Answers of the service and of the network, each sorted by what is to be done about it.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+
+use aws_config::Region;
+use aws_config::identity::IdentityCache;
+
+use super::*;
+
+/// A configuration for a service on this computer.
+pub(in crate::ssm) fn sdk_config(endpoint: &str) -> SdkConfig {
+    let credentials = aws_credential_types::Credentials::new("AKID", "secret", None, None, "test");
+    SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url(endpoint)
+        .credentials_provider(SharedCredentialsProvider::new(credentials))
+        .build()
+}
+
+/// The error of a StartSession that is answered with `answer`, as HTTP.
+async fn error_for(answer: &str) -> Error {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let ssm = Ssm::new(&sdk_config(&endpoint)).unwrap();
+    let serve = async {
+        let (mut tcp, _) = listener.accept().await.unwrap();
+        let mut request = [0; 8192];
+        let _ = tcp.read(&mut request).await.unwrap();
+        tcp.write_all(answer.as_bytes()).await.unwrap();
+        tcp.shutdown().await.unwrap();
+    };
+    let (_, result) = tokio::join!(serve, ssm.start_session("i-0", None, &[], None));
+    result.unwrap_err()
+}
+
+async fn error_of(status: u16, body: &str) -> Error {
+    error_for(&format!(
+        "HTTP/1.1 {status} x\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    ))
+    .await
+}
+
+/// The whole chain of causes, as a person would see it.
+fn told(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(current) = cause {
+        text = format!("{text}: {current}");
+        cause = current.source();
+    }
+    text
+}
+
+#[tokio::test]
+async fn errors_of_the_service_are_told_apart() {
+    let cases = [
+        ("TargetNotConnected", "not connected", Disposition::Redial),
+        ("InvalidDocument", "document", Disposition::Fatal),
+        (
+            "AccessDeniedException",
+            "access denied for StartSession",
+            Disposition::Fatal,
+        ),
+        ("ExpiredTokenException", "expired", Disposition::Resume),
+        (
+            "UnrecognizedClientException",
+            "not accepted",
+            Disposition::Resume,
+        ),
+        ("ThrottlingException", "throttled", Disposition::Resume),
+        (
+            "InternalServerError",
+            "failed in the service",
+            Disposition::Resume,
+        ),
+        (
+            "ValidationException",
+            "refused (ValidationException)",
+            Disposition::Fatal,
+        ),
+    ];
+    for (code, text, disposition) in cases {
+        let body = format!(r#"{{"__type":"com.amazonaws.ssm#{code}","message":"because so. "}}"#);
+        let error = error_of(400, &body).await;
+        let told = told(&error);
+        assert!(
+            told.contains(text) && told.ends_with("because so"),
+            "{code}: {told}"
+        );
+        assert_eq!(error.disposition(), disposition, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn answers_that_are_none_are_errors_too() {
+    let garbage = error_for("SSH-2.0-OpenSSH_9.2\r\n").await;
+    assert!(matches!(garbage, Error::Unreachable(_)), "{garbage:?}");
+    let incomplete = error_of(200, r#"{"SessionId":"s"}"#).await;
+    assert!(
+        matches!(
+            incomplete,
+            Error::Incomplete {
+                field: "StreamUrl",
+                ..
+            }
+        ),
+        "{incomplete:?}"
+    );
+    let html = error_of(404, "<html>not here</html>").await;
+    assert!(matches!(html, Error::Unreachable(_)), "{html:?}");
+    let busy = error_of(503, "").await;
+    assert!(matches!(busy, Error::Service { .. }), "{busy:?}");
+}
+
+#[tokio::test]
+async fn nobody_at_the_endpoint_is_unreachable() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    drop(listener);
+    let ssm = Ssm::new(&sdk_config(&endpoint)).unwrap();
+    let error = ssm.terminate_session("s").await.unwrap_err();
+    assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+    assert!(error.hint().is_some());
+}
+
+#[tokio::test]
+async fn missing_and_failing_credentials_are_recognized() {
+    for (provider_error, is_missing) in [
+        (CredentialsError::not_loaded("nothing here"), true),
+        (CredentialsError::provider_error("sso login expired"), false),
+    ] {
+        let provider_error = Arc::new(Mutex::new(Some(provider_error)));
+        let config = sdk_config("http://127.0.0.1:9")
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(Failing(provider_error)))
+            .build();
+        let ssm = Ssm::new(&config).unwrap();
+        let error = ssm.start_session("i-0", None, &[], None).await.unwrap_err();
+        assert_eq!(
+            matches!(error, Error::CredentialsMissing(_)),
+            is_missing,
+            "{error:?}"
+        );
+        assert_eq!(
+            matches!(error, Error::CredentialsFailed(_)),
+            !is_missing,
+            "{error:?}"
+        );
+        assert!(error.is_credentials());
+    }
+    let none = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new("us-east-1"))
+        .endpoint_url("http://127.0.0.1:9")
+        .build();
+    assert!(matches!(Ssm::new(&none), Err(Error::CredentialsMissing(_))));
+}
+
+#[tokio::test]
+async fn credentials_that_never_come_are_an_error() {
+    let soon = Duration::from_millis(50);
+    let config = sdk_config("http://127.0.0.1:9")
+        .into_builder()
+        .credentials_provider(SharedCredentialsProvider::new(Hanging))
+        .identity_cache(IdentityCache::lazy().load_timeout(soon).build())
+        .build();
+    let ssm = Ssm::new(&config).unwrap();
+    let error = ssm.credentials_within(soon).await.unwrap_err();
+    assert!(matches!(error, Error::CredentialsFailed(_)), "{error:?}");
+    let resumed = ssm.resume_session("s", &Secret::new(String::new())).await;
+    let error = resumed.unwrap_err();
+    assert_eq!(error.disposition(), Disposition::Resume, "{error:?}");
+}
+
+#[derive(Debug)]
+struct Hanging;
+
+impl ProvideCredentials for Hanging {
+    fn provide_credentials<'a>(
+        &'a self,
+    ) -> aws_credential_types::provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        aws_credential_types::provider::future::ProvideCredentials::new(std::future::pending())
+    }
+}
+
+#[test]
+fn a_region_is_needed() {
+    let config = SdkConfig::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .build();
+    assert!(matches!(Ssm::new(&config), Err(Error::MissingRegion)));
+}
+
+#[derive(Debug)]
+struct Failing(Arc<Mutex<Option<CredentialsError>>>);
+
+impl ProvideCredentials for Failing {
+    fn provide_credentials<'a>(
+        &'a self,
+    ) -> aws_credential_types::provider::future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        aws_credential_types::provider::future::ProvideCredentials::new(async {
+            let error = self.0.lock().await.take();
+            Err(error.unwrap_or_else(|| CredentialsError::provider_error("asked again")))
+        })
+    }
+}

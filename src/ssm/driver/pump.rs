@@ -1,0 +1,371 @@
+//! One socket, read and written in the same poll so that neither waits for the other.
+
+use std::future::{Future, poll_fn};
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use futures_util::{Sink, Stream};
+use tokio::time::{Sleep, sleep_until};
+use tokio_tungstenite::tungstenite::Message;
+
+use super::super::error::without_full_stop;
+use super::super::protocol::data_channel::{self, Event};
+use super::super::protocol::handshake;
+use super::super::protocol::payload::PayloadType;
+use super::super::session::{SessionEvent, Status};
+use super::super::websocket::WebSocket;
+use super::keepalive::{Due, Intervals, Keepalive};
+use super::{Driver, now};
+
+/// Messages read before writing gets its turn; their acknowledgements leave in one flush.
+const READ_BATCH: usize = 64;
+/// Turns of reading and writing before other tasks get theirs.
+const ROUNDS: usize = 8;
+/// Invalid messages without progress in order after which the session is given up: the agent
+/// resends a message byte by byte as it was, so one that is invalid stays so on any socket.
+const MAX_INVALID: u32 = 100;
+/// The clocks are compared at least this often.
+const TICK: Duration = Duration::from_secs(5);
+/// A difference between the clocks that means the computer has slept.
+const SLEPT: Duration = Duration::from_secs(5);
+/// After a sleep the socket has this long to show that it lives.
+const WAKE_DEADLINE: Duration = Duration::from_secs(3);
+/// A socket that lived this long was a good one: its loss is followed by a resume at once.
+const HEALTHY: Duration = Duration::from_secs(5);
+/// Between updates of the status.
+const STATUS_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One socket of an SSM session.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    websocket: WebSocket,
+    keepalive: Keepalive,
+    opened_at: Instant,
+    is_ping_due: bool,
+    is_flush_due: bool,
+    timer: Pin<Box<Sleep>>,
+    /// Monotonic and wall clock when they were last compared.
+    clocks: (Instant, SystemTime),
+}
+
+impl Connection {
+    pub(super) fn new(websocket: WebSocket, intervals: Intervals) -> Self {
+        let now = now();
+        Self {
+            websocket,
+            keepalive: Keepalive::new(intervals, now),
+            opened_at: now,
+            is_ping_due: false,
+            is_flush_due: false,
+            timer: Box::pin(sleep_until(now.into())),
+            clocks: (now, SystemTime::now()),
+        }
+    }
+
+    /// Whether its loss is an incident, not one of a series.
+    pub(super) fn was_healthy(&self) -> bool {
+        now().saturating_duration_since(self.opened_at) >= HEALTHY
+    }
+
+    /// Looks whether the computer has slept: the monotonic clock stands still meanwhile, and the
+    /// socket is probably dead without knowing it.
+    fn compare_clocks(&mut self, now: Instant) {
+        let elapsed = now.saturating_duration_since(self.clocks.0);
+        if elapsed < TICK {
+            return;
+        }
+        let wall = SystemTime::now();
+        let wall_elapsed = wall.duration_since(self.clocks.1).unwrap_or_default();
+        self.clocks = (now, wall);
+        if wall_elapsed > elapsed + SLEPT {
+            tracing::info!(
+                slept_s = (wall_elapsed - elapsed).as_secs(),
+                "woken up, asking for life"
+            );
+            self.keepalive.suspect(now, WAKE_DEADLINE);
+        }
+    }
+
+    /// Sleeps until `deadline` at the latest; the timer may fire early and is then set anew.
+    fn poll_timer(&mut self, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = tokio::time::Instant::from_std(deadline);
+        if deadline < self.timer.deadline() || self.timer.is_elapsed() {
+            self.timer.as_mut().reset(deadline);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}
+
+/// What [`Driver::serve`] is to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// Nothing but an end.
+    Forever,
+    /// The end of the handshake.
+    Established,
+    /// Everything written is acknowledged.
+    Drained,
+}
+
+/// Why [`Driver::serve`] has stopped.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The goal is reached.
+    Reached,
+    /// The deadline came first.
+    Deadline,
+    /// The session is to be terminated.
+    Cancelled,
+    /// The socket is of no more use.
+    Lost(String),
+    /// The SSM session is over.
+    Closed(String),
+    /// There will be no stream.
+    HandshakeFailed(handshake::Error),
+    /// Too many messages were invalid.
+    Damaged {
+        /// How many, without progress in order.
+        count: u32,
+        /// What was wrong with the last.
+        last: data_channel::Error,
+    },
+}
+
+impl Driver {
+    /// Moves messages over `connection` until something else is called for.
+    pub(super) async fn serve(
+        &mut self,
+        connection: &mut Connection,
+        goal: Goal,
+        deadline: Option<Instant>,
+    ) -> Stop {
+        let cancel = self.cancel.clone();
+        let expired = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => Stop::Cancelled,
+            stop = poll_fn(|cx| self.poll(connection, goal, cx)) => stop,
+            () = expired => Stop::Deadline,
+        }
+    }
+
+    fn poll(
+        &mut self,
+        connection: &mut Connection,
+        goal: Goal,
+        cx: &mut Context<'_>,
+    ) -> Poll<Stop> {
+        self.stream.register(cx);
+        if self.channel.is_closed() {
+            // The socket has told all it had to tell; the reader may be still to take it.
+            return match self.take_events() {
+                ControlFlow::Break(stop) => Poll::Ready(stop),
+                ControlFlow::Continue(()) => Poll::Pending,
+            };
+        }
+        for _ in 0..ROUNDS {
+            let now = now();
+            connection.compare_clocks(now);
+            match connection.keepalive.poll(now) {
+                Due::Nothing => {}
+                Due::Ping => connection.is_ping_due = true,
+                Due::Dead => return Poll::Ready(Stop::Lost("no answer to a ping".to_owned())),
+            }
+            self.channel.handle_timeout(now);
+            let read = self.read(connection, now, cx);
+            if let ControlFlow::Break(stop) = self.take_events() {
+                return Poll::Ready(stop);
+            }
+            let has_more = match read {
+                ControlFlow::Continue(count) => count == READ_BATCH,
+                // The last messages of a socket may say why it was closed.
+                ControlFlow::Break(_) if self.channel.is_closed() => return Poll::Pending,
+                ControlFlow::Break(stop) => return Poll::Ready(stop),
+            };
+            if let ControlFlow::Break(stop) = self.write(connection, now, cx) {
+                return Poll::Ready(stop);
+            }
+            self.report_status(now);
+            if self.has_reached(goal) {
+                return Poll::Ready(Stop::Reached);
+            }
+            let due = self.channel.poll_timeout().unwrap_or(now + TICK);
+            let deadline = due.min(connection.keepalive.poll_timeout()).min(now + TICK);
+            if !has_more && connection.poll_timer(deadline, cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn has_reached(&self, goal: Goal) -> bool {
+        match goal {
+            Goal::Forever => false,
+            Goal::Established => self.established.is_some(),
+            Goal::Drained => self.stream.is_drained() && self.channel.unacknowledged() == 0,
+        }
+    }
+
+    /// Reads what is there, at most a batch.
+    fn read(
+        &mut self,
+        connection: &mut Connection,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> ControlFlow<Stop, usize> {
+        for count in 0..READ_BATCH {
+            let item = match Pin::new(&mut connection.websocket).poll_next(cx) {
+                Poll::Ready(item) => item,
+                Poll::Pending => return ControlFlow::Continue(count),
+            };
+            connection.keepalive.on_heard();
+            let reason = match item {
+                Some(Ok(Message::Binary(frame))) => {
+                    self.on_frame(now, frame)?;
+                    continue;
+                }
+                Some(Ok(Message::Close(Some(close)))) => {
+                    let reason = without_full_stop(&close.reason).escape_debug().to_string();
+                    format!("closed by the service: {} {reason}", u16::from(close.code))
+                }
+                Some(Ok(Message::Close(None))) | None => "closed by the service".to_owned(),
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => error.to_string(),
+            };
+            return ControlFlow::Break(Stop::Lost(reason));
+        }
+        ControlFlow::Continue(READ_BATCH)
+    }
+
+    fn on_frame(&mut self, now: Instant, frame: Bytes) -> ControlFlow<Stop> {
+        let Err(error) = self.channel.handle_input(now, frame) else {
+            return ControlFlow::Continue(());
+        };
+        let progress = self.channel.in_order();
+        if std::mem::replace(&mut self.progress, progress) != progress {
+            self.invalid = 0;
+        }
+        self.invalid += 1;
+        if self.invalid.is_power_of_two() {
+            let error = &error as &dyn std::error::Error;
+            tracing::warn!(error, count = self.invalid, "message dropped");
+        }
+        if self.invalid < MAX_INVALID {
+            return ControlFlow::Continue(());
+        }
+        ControlFlow::Break(Stop::Damaged {
+            count: self.invalid,
+            last: error,
+        })
+    }
+
+    /// Passes on what the channel has for us, as far as there is room for data.
+    fn take_events(&mut self) -> ControlFlow<Stop> {
+        while self.stream.has_room()
+            && let Some(event) = self.channel.poll_event()
+        {
+            match event {
+                Event::Data(PayloadType::Output, bytes) => self.stream.deliver(bytes),
+                Event::Data(kind, bytes) => {
+                    tracing::debug!(?kind, bytes = bytes.len(), "payload of a command ignored");
+                }
+                Event::HandshakeRequest(request) => {
+                    tracing::debug!(agent_version = ?request.agent_version, "handshake requested");
+                }
+                Event::Established(established) => self.established = Some(established),
+                Event::HandshakeFailed(error) => {
+                    return ControlFlow::Break(Stop::HandshakeFailed(error));
+                }
+                Event::Closed(closed) => return ControlFlow::Break(Stop::Closed(closed.output)),
+                Event::Flag(super::Flag::ConnectToPortError) => {
+                    tracing::debug!("the agent could not connect to the port");
+                    self.reports.tell(SessionEvent::ConnectToPortError);
+                }
+                Event::Flag(flag) => tracing::debug!(?flag, "flag ignored"),
+                Event::Paused => tracing::debug!("the service asks for a pause"),
+                Event::Started => tracing::debug!("the service allows the stream again"),
+                Event::Size(_) => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Feeds the socket while it takes messages and there are any, then flushes.
+    fn write(
+        &mut self,
+        connection: &mut Connection,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> ControlFlow<Stop> {
+        let lost = |error: tokio_tungstenite::tungstenite::Error| Stop::Lost(error.to_string());
+        loop {
+            match Pin::new(&mut connection.websocket).poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return ControlFlow::Break(lost(error)),
+                Poll::Pending => return ControlFlow::Continue(()),
+            }
+            let message = if std::mem::take(&mut connection.is_ping_due) {
+                Message::Ping(Bytes::from_static(b"keepalive"))
+            } else if let Some(frame) = self.next_frame(now) {
+                Message::Binary(frame)
+            } else {
+                break;
+            };
+            if let Err(error) = Pin::new(&mut connection.websocket).start_send(message) {
+                return ControlFlow::Break(lost(error));
+            }
+            connection.is_flush_due = true;
+        }
+        if connection.is_flush_due {
+            match Pin::new(&mut connection.websocket).poll_flush(cx) {
+                Poll::Ready(Ok(())) => connection.is_flush_due = false,
+                Poll::Ready(Err(error)) => return ControlFlow::Break(lost(error)),
+                Poll::Pending => {}
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The next message of the channel, made of written bytes if it has none of its own.
+    ///
+    /// Bytes become a message only when it can leave, so that under load they gather into large ones.
+    fn next_frame(&mut self, now: Instant) -> Option<Bytes> {
+        if let Some(frame) = self.channel.poll_transmit(now) {
+            return Some(frame);
+        }
+        if self.channel.unsent() > 0 || self.channel.capacity() == 0 {
+            return None;
+        }
+        let bytes = self.stream.take(self.options.max_payload)?;
+        if let Err(error) = self.channel.send(now, PayloadType::Output, &bytes) {
+            // Not reached: there is capacity, and `max_payload` is within the channel's bounds.
+            tracing::error!(%error, "written bytes were not taken");
+        }
+        self.channel.poll_transmit(now)
+    }
+
+    fn report_status(&mut self, now: Instant) {
+        if self.status_at.is_some_and(|at| now < at + STATUS_INTERVAL) {
+            return;
+        }
+        self.status_at = Some(now);
+        self.reports.status.send_modify(|status| {
+            *status = Status {
+                is_connected: true,
+                resumes: status.resumes,
+                round_trip: self.channel.round_trip(),
+                unacknowledged: self.channel.unacknowledged(),
+                messages: self.channel.statistics(),
+            };
+        });
+    }
+}
