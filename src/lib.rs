@@ -4,4 +4,5 @@ pub mod peer;
 mod report;
 pub mod smux;
 pub mod ssh;
+pub mod sshd;
 pub mod ssm;
