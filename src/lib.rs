@@ -1,5 +1,6 @@
 //! ssmshim: a local SSH server that fronts AWS Systems Manager Session Manager.
 
+pub mod emulator;
 pub mod peer;
 mod report;
 pub mod smux;

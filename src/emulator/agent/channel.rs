@@ -1,0 +1,467 @@
+//! The agent's end of a data channel: the protocol core, its pace, and the Port session behind it.
+
+use std::ops::ControlFlow;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::io::{AsyncRead as _, ReadBuf, ReadHalf, SimplexStream, simplex};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Sleep, sleep_until};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_util::sync::PollSender;
+
+use super::port::{Input, Pipe};
+use super::{Settings, VERSION};
+use crate::emulator::frame;
+use crate::emulator::socket::Leg;
+use crate::emulator::{Pacing, Resend};
+use crate::ssm::protocol::data_channel::{
+    AgentOptions, Config, DataChannel, Established, Event, Origin, SendError,
+};
+use crate::ssm::protocol::handshake::HandshakeRequest;
+use crate::ssm::protocol::payload::{Flag, PayloadType};
+use crate::ssm::protocol::reliability::outgoing::Strategy;
+use crate::ssm::protocol::reliability::{incoming, outgoing};
+
+/// Unacknowledged bytes at which the sources are no longer read.
+///
+/// The real agent goes by 100 000 messages and then sends on without tracking; losing data is not
+/// a way of its that anybody needs.
+const UNACKNOWLEDGED_BYTES: usize = 4 << 20;
+
+/// Received bytes held for a target that does not take them; beyond it the client's messages are
+/// dropped without an acknowledgement, and it sends them again.
+const HELD_BYTES: usize = 8 << 20;
+
+/// Messages of either direction, as in the real agent.
+const MESSAGES: usize = 100_000;
+
+/// Messages on their way to the Port session.
+const INPUT_MESSAGES: usize = 32;
+
+/// Bytes on their way from the Port session, as in a socket pair.
+const OUTPUT_BYTES: usize = 64 * 1024;
+
+/// Time for what is unacknowledged when the session ends (sheet §6.2).
+const DRAIN: Duration = Duration::from_secs(2);
+
+/// How a session ended, for the agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The service ended it.
+    Closed,
+    /// The client ended it, by flag.
+    Terminated,
+    /// No session came about.
+    HandshakeFailed(String),
+    /// The Port session ended, well or with a text for the user.
+    PortEnded(Result<(), String>),
+}
+
+/// One session's data channel; outlives its sockets.
+pub(super) struct Channel {
+    session_id: String,
+    core: DataChannel,
+    /// Tells the Port session that it may begin.
+    established: Option<oneshot::Sender<Established>>,
+    /// To the Port session.
+    input: PollSender<Input>,
+    /// From the Port session.
+    output: ReadHalf<SimplexStream>,
+    /// Whether the last look at `output` found nothing.
+    is_output_dry: bool,
+    flags: mpsc::Receiver<Flag>,
+    /// A flag that found the core full.
+    held_flag: Option<Flag>,
+    /// The end of the Port session.
+    port_ended: Option<oneshot::Receiver<Result<(), String>>>,
+    pause: Option<Pause>,
+    payload: Box<[u8]>,
+    state: State,
+    /// What to send outside the sequence.
+    announcement: Option<Message>,
+    timer: Pin<Box<Sleep>>,
+}
+
+#[derive(Debug)]
+enum State {
+    Running,
+    /// The Port session has ended; what it said is still being sent.
+    Draining {
+        deadline: Instant,
+        result: Result<(), String>,
+    },
+    Over(Verdict),
+}
+
+/// The Port session's end of a new channel.
+pub(super) struct PortEnd {
+    /// Resolves when the handshake is complete.
+    pub(super) established: oneshot::Receiver<Established>,
+    pub(super) pipe: Pipe,
+    /// Takes the result of the Port session.
+    pub(super) ended: oneshot::Sender<Result<(), String>>,
+}
+
+impl Channel {
+    /// A channel that will ask for a Port session with `properties`.
+    pub(super) fn new(
+        session_id: String,
+        properties: Value,
+        settings: &Settings,
+    ) -> (Self, PortEnd) {
+        let mut options = AgentOptions::new(Some(HandshakeRequest::port(VERSION, properties)));
+        options.strategy = match settings.resend {
+            Resend::HeadOnly => Strategy::HeadOnly,
+            Resend::Backlog => Strategy::Recover,
+        };
+        let config = Config {
+            outgoing: outgoing::Limits {
+                messages: MESSAGES,
+                bytes: UNACKNOWLEDGED_BYTES,
+            },
+            incoming: incoming::Limits {
+                messages: MESSAGES,
+                bytes: HELD_BYTES,
+            },
+            ..Config::agent(options)
+        };
+        let now = Instant::now();
+        let (established_sender, established) = oneshot::channel();
+        let (input_sender, input) = mpsc::channel(INPUT_MESSAGES);
+        let (output, output_writer) = simplex(OUTPUT_BYTES.max(2 * settings.payload_bytes));
+        let (flag_sender, flags) = mpsc::channel(1);
+        let (ended, port_ended) = oneshot::channel();
+        let channel = Self {
+            session_id,
+            core: DataChannel::new(config, Origin::system(), now),
+            established: Some(established_sender),
+            input: PollSender::new(input_sender),
+            output,
+            is_output_dry: true,
+            flags,
+            held_flag: None,
+            port_ended: Some(port_ended),
+            pause: (settings.pacing == Pacing::Real).then(|| Pause::new(now)),
+            payload: vec![0; settings.payload_bytes].into_boxed_slice(),
+            state: State::Running,
+            announcement: None,
+            timer: Box::pin(sleep_until(now.into())),
+        };
+        let port = PortEnd {
+            established,
+            pipe: Pipe {
+                input,
+                output: output_writer,
+                flags: flag_sender,
+            },
+            ended,
+        };
+        (channel, port)
+    }
+
+    /// Prepares for a new socket.
+    pub(super) fn on_connected(&mut self) {
+        self.core.on_reconnected(Instant::now());
+        self.announcement = Some(frame::session_state(&self.session_id, "Connected"));
+    }
+
+    /// How the session ended, once it has.
+    pub(super) fn verdict(&self) -> Option<&Verdict> {
+        match &self.state {
+            State::Over(verdict) => Some(verdict),
+            _ => None,
+        }
+    }
+
+    /// Ends the session; the first verdict stands.
+    fn conclude(&mut self, verdict: Verdict) {
+        if self.verdict().is_none() {
+            self.announcement = Some(frame::session_state(&self.session_id, "Terminating"));
+            self.state = State::Over(verdict);
+        }
+    }
+
+    /// Hands to the Port session what it has room for.
+    ///
+    /// The rest stays in the core, unacknowledged; the socket is read on, because the
+    /// acknowledgements in it are what lets our own data move.
+    fn deliver(&mut self, cx: &mut Context<'_>) {
+        loop {
+            let has_port = match self.input.poll_reserve(cx) {
+                Poll::Ready(reserved) => reserved.is_ok(),
+                Poll::Pending => return,
+            };
+            let Some(event) = self.core.poll_event() else {
+                return;
+            };
+            let input = match event {
+                Event::Data(PayloadType::Output, data) => Some(Input::Data(data)),
+                Event::Flag(Flag::DisconnectToPort) => Some(Input::Disconnect),
+                Event::Flag(Flag::TerminateSession) => {
+                    self.conclude(Verdict::Terminated);
+                    None
+                }
+                Event::Established(established) => {
+                    if let Some(waiting) = self.established.take() {
+                        // Without a Port session there is nobody to tell.
+                        let _ = waiting.send(established);
+                    }
+                    None
+                }
+                Event::HandshakeFailed(error) => {
+                    self.conclude(Verdict::HandshakeFailed(error.to_string()));
+                    None
+                }
+                Event::Closed(_) => {
+                    self.conclude(Verdict::Closed);
+                    None
+                }
+                other => {
+                    tracing::trace!(event = ?other, "ignored");
+                    None
+                }
+            };
+            if let Some(input) = input.filter(|_| has_port) {
+                // The slot is reserved: this fails only when the Port session has just ended.
+                let _ = self.input.send_item(input);
+            }
+        }
+    }
+
+    /// Takes one payload and all flags from the Port session; false when there was nothing, or no
+    /// leave to take it.
+    fn collect(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        if !self.core.is_established() {
+            return false;
+        }
+        // The bytes are taken before the flags are looked at: a flag sent before some bytes were
+        // written is then seen with them at the latest, and goes first.
+        let length = self.read_output(cx, now);
+        let mut collected = length > 0;
+        while let Some(flag) = self.next_flag(cx) {
+            match self.core.send(now, PayloadType::Flag, &flag.encode()) {
+                Ok(()) => collected = true,
+                Err(SendError::Full) => {
+                    self.held_flag = Some(flag);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        if length > 0 {
+            let payload = &self.payload[..length];
+            if let Err(error) = self.core.send(now, PayloadType::Output, payload) {
+                // `read_output` has seen that there is capacity, so the session is over.
+                tracing::debug!(%error, "output lost");
+            }
+            if let Some(pause) = &mut self.pause {
+                pause.on_sent(now);
+            }
+        }
+        collected
+    }
+
+    fn next_flag(&mut self, cx: &mut Context<'_>) -> Option<Flag> {
+        match self.held_flag.take() {
+            Some(flag) => Some(flag),
+            None => match self.flags.poll_recv(cx) {
+                Poll::Ready(flag) => flag,
+                Poll::Pending => None,
+            },
+        }
+    }
+
+    /// Reads up to one payload, if the session may send now.
+    fn read_output(&mut self, cx: &mut Context<'_>, now: Instant) -> usize {
+        let may_send = self.core.capacity() > 0
+            && self.core.unsent() == 0
+            && !self.core.is_paused()
+            && self.pause.as_ref().is_none_or(|pause| pause.next <= now);
+        if !may_send {
+            self.is_output_dry = false;
+            return 0;
+        }
+        let mut buffer = ReadBuf::new(&mut self.payload);
+        let length = match Pin::new(&mut self.output).poll_read(cx, &mut buffer) {
+            Poll::Ready(Ok(())) => buffer.filled().len(),
+            Poll::Ready(Err(_)) | Poll::Pending => 0,
+        };
+        self.is_output_dry = length == 0;
+        length
+    }
+
+    /// Notes the Port session's end.
+    fn follow_end(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let Some(ended) = &mut self.port_ended else {
+            return;
+        };
+        let Poll::Ready(result) = Pin::new(ended).poll(cx) else {
+            return;
+        };
+        self.port_ended = None;
+        if let (State::Running, Ok(result)) = (&self.state, result) {
+            self.state = State::Draining {
+                deadline: now + DRAIN,
+                result,
+            };
+        }
+    }
+
+    /// Ends the draining when all is acknowledged, or when its time is up.
+    fn finish_drain(&mut self, now: Instant) {
+        if let State::Draining { deadline, result } = &self.state {
+            let is_dry = self.is_output_dry && self.core.unacknowledged() == 0;
+            if is_dry || *deadline <= now {
+                let result = result.clone();
+                self.conclude(Verdict::PortEnded(result));
+            }
+        }
+    }
+
+    /// When something is due that no waker tells.
+    fn next_timeout(&self, now: Instant) -> Option<Instant> {
+        let pause = self.pause.as_ref().map(|pause| pause.next);
+        let drain = match self.state {
+            State::Draining { deadline, .. } => Some(deadline),
+            _ => None,
+        };
+        [
+            self.core.poll_timeout(),
+            pause.filter(|next| *next > now),
+            drain,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Sets the timer; ready when it is due already.
+    ///
+    /// An armed timer is left alone while it is early enough: the core's time-outs move with every
+    /// acknowledgement, and to wake for nothing now and then is cheaper than to follow them.
+    fn poll_timer(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let Some(due) = self.next_timeout(now) else {
+            return Poll::Pending;
+        };
+        let due = tokio::time::Instant::from_std(due);
+        if self.timer.is_elapsed() || due < self.timer.deadline() {
+            self.timer.as_mut().reset(due);
+        }
+        self.timer.as_mut().poll(cx)
+    }
+}
+
+impl Leg for Channel {
+    fn poll_room(&mut self, _cx: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn receive(&mut self, message: Message) -> ControlFlow<String> {
+        let Message::Binary(message) = message else {
+            return ControlFlow::Continue(());
+        };
+        // Cancels at once, whatever the Port session has not taken yet.
+        let is_closed = frame::message_type(&message) == Some("channel_closed");
+        if let Err(error) = self.core.handle_input(Instant::now(), message) {
+            tracing::debug!(session_id = self.session_id, %error, "ignored a message");
+        }
+        if is_closed {
+            self.conclude(Verdict::Closed);
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn advance(&mut self, cx: &mut Context<'_>) {
+        self.deliver(cx);
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
+        loop {
+            let now = Instant::now();
+            if self.core.poll_timeout().is_some_and(|due| due <= now) {
+                self.core.handle_timeout(now);
+                self.deliver(cx);
+            }
+            if let Some(announcement) = self.announcement.take() {
+                return Poll::Ready(Some(announcement));
+            }
+            if self.verdict().is_some() {
+                return Poll::Ready(None);
+            }
+            if let Some(frame) = self.core.poll_transmit(now) {
+                return Poll::Ready(Some(Message::Binary(frame)));
+            }
+            // The end is looked at before the last bytes are: they were written before it.
+            self.follow_end(cx, now);
+            if self.collect(cx, now) {
+                continue;
+            }
+            self.finish_drain(now);
+            if self.verdict().is_none() && self.poll_timer(cx, now).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+}
+
+/// The real agent's sleep of one millisecond after every message.
+///
+/// A schedule and not a sleep: the timer here is coarser than the pause, and a late wake-up is made
+/// good by the next messages, so that the rate is the real one.
+#[derive(Debug)]
+struct Pause {
+    next: Instant,
+}
+
+impl Pause {
+    const INTERVAL: Duration = Duration::from_millis(1);
+
+    /// Lateness that is made good; what is beyond is lost, as time that nothing was sent in.
+    const SLACK: Duration = Duration::from_millis(5);
+
+    fn new(now: Instant) -> Self {
+        Self { next: now }
+    }
+
+    fn on_sent(&mut self, now: Instant) {
+        let earliest = now.checked_sub(Self::SLACK).unwrap_or(now);
+        self.next = self.next.max(earliest) + Self::INTERVAL;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_keeps_its_rate_with_a_coarse_timer() {
+        let start = Instant::now();
+        let mut pause = Pause::new(start);
+        let mut sent = 0;
+        // Wakes every 2.3 ms and sends what is due.
+        for tick in 0..1000 {
+            let now = start + Duration::from_micros(2300) * tick;
+            while pause.next <= now {
+                pause.on_sent(now);
+                sent += 1;
+            }
+        }
+        assert!((2290..=2310).contains(&sent), "{sent}");
+    }
+
+    #[test]
+    fn idle_time_is_not_saved_up() {
+        let start = Instant::now();
+        let mut pause = Pause::new(start);
+        let now = start + Duration::from_secs(10);
+        let mut burst = 0;
+        while pause.next <= now {
+            pause.on_sent(now);
+            burst += 1;
+        }
+        assert!(burst <= 6, "{burst}");
+    }
+}

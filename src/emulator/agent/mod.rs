@@ -1,0 +1,113 @@
+//! The embedded agent: one for each machine, connected to the gateway as a real one would be.
+//!
+//! It runs Port sessions, with the real agent's ways (sheet §3, §6.5, §6.6, §12): payloads of
+//! 1 KiB and a pause of 1 ms after each, only the oldest message resent and that every 100 ms,
+//! duplicates acknowledged again, no half-close, targets dialled one after the other.
+//!
+//! Where it differs on purpose: the real agent tracks up to 100 000 unacknowledged messages and
+//! then sends on without tracking; this one stops reading its sources at 4 MiB.
+
+mod channel;
+mod connect;
+mod control;
+mod port;
+mod task;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::socket;
+use super::{Pacing, Resend};
+use control::Control;
+
+/// Version that the agent reports: recent enough for every gate of a client (sheet §4).
+pub(crate) const VERSION: &str = "3.3.1142.0";
+
+/// Largest payload that can be configured: what a real agent was seen to take.
+pub(crate) const PAYLOAD_LIMIT: usize = 1 << 20;
+
+/// Wait before the control channel is opened again. The real agent waits 5 s and more; here the
+/// gateway is on the same machine.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// What all agents have in common.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    /// The gateway's address.
+    pub(crate) gateway: SocketAddr,
+    pub(crate) pacing: Pacing,
+    pub(crate) resend: Resend,
+    pub(crate) payload_bytes: usize,
+    /// Where to dial instead of `localhost:port`.
+    pub(crate) port_map: BTreeMap<u16, SocketAddr>,
+}
+
+/// One machine's agent.
+pub(crate) struct Agent {
+    instance_id: Arc<str>,
+    settings: Arc<Settings>,
+    stop: CancellationToken,
+    workers: TaskTracker,
+}
+
+impl Agent {
+    pub(crate) fn new(
+        instance_id: String,
+        settings: Arc<Settings>,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            instance_id: instance_id.into(),
+            settings,
+            stop,
+            workers: TaskTracker::new(),
+        }
+    }
+
+    /// Keeps the control channel open and runs sessions until told to stop; returns when the last
+    /// session has ended.
+    pub(crate) async fn run(self) {
+        let mut control = Control::new(
+            Arc::clone(&self.instance_id),
+            Arc::clone(&self.settings),
+            self.workers.clone(),
+            self.stop.child_token(),
+        );
+        let stop = self.stop.clone();
+        tokio::select! {
+            () = self.keep_connected(&mut control) => {}
+            () = stop.cancelled() => {}
+        }
+        self.workers.close();
+        self.workers.wait().await;
+    }
+
+    async fn keep_connected(&self, control: &mut Control) {
+        loop {
+            let path = format!("/v1/control-channel/{}", self.instance_id);
+            let fields = json!({
+                "Cookie": null,
+                "AgentVersion": VERSION,
+                "PlatformType": "linux",
+            });
+            let gateway = self.settings.gateway;
+            match connect::open(gateway, &path, "role=subscribe&stream=input", fields).await {
+                Ok(mut socket) => {
+                    let end = socket::drive(&mut socket, control).await;
+                    tracing::debug!(target_id = %self.instance_id, %end, "control channel lost");
+                }
+                Err(error) => {
+                    tracing::debug!(target_id = %self.instance_id, %error, "no control channel");
+                }
+            }
+            tokio::time::sleep(RECONNECT).await;
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The service's errors, in their wire shape.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::HeaderValue;
+use hyper::{Response, StatusCode};
+use serde_json::json;
+
+/// An error as the service answers it: HTTP status, `__type`, and a message.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    kind: Kind,
+    message: String,
+}
+
+/// The errors' names in the service's model, and those common to all AWS services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    AccessDenied,
+    BadRequest,
+    DoesNotExist,
+    ExpiredToken,
+    InvalidDocument,
+    InvalidFilterKey,
+    InvalidNextToken,
+    Serialization,
+    TargetNotConnected,
+    Throttling,
+    UnknownOperation,
+    UnrecognizedClient,
+    Validation,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::AccessDenied => "AccessDeniedException",
+            Self::BadRequest => "BadRequest",
+            Self::DoesNotExist => "DoesNotExistException",
+            Self::ExpiredToken => "ExpiredTokenException",
+            Self::InvalidDocument => "InvalidDocument",
+            Self::InvalidFilterKey => "InvalidFilterKey",
+            Self::InvalidNextToken => "InvalidNextToken",
+            Self::Serialization => "SerializationException",
+            Self::TargetNotConnected => "TargetNotConnected",
+            Self::Throttling => "ThrottlingException",
+            Self::UnknownOperation => "UnknownOperationException",
+            Self::UnrecognizedClient => "UnrecognizedClientException",
+            Self::Validation => "ValidationException",
+        }
+    }
+
+    /// Name of the message's field: errors of SSM's own model spell it with a capital.
+    fn message_field(self) -> &'static str {
+        match self {
+            Self::DoesNotExist
+            | Self::InvalidDocument
+            | Self::InvalidNextToken
+            | Self::TargetNotConnected => "Message",
+            _ => "message",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
+}
+
+impl ApiError {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
+        let body = json!({
+            "__type": self.kind.name(),
+            self.kind.message_field(): self.message,
+        });
+        let mut response = Response::new(Full::new(body.to_string().into()));
+        *response.status_mut() = StatusCode::BAD_REQUEST;
+        response.headers_mut().insert(
+            "x-amzn-errortype",
+            HeaderValue::from_static(self.kind.name()),
+        );
+        response
+    }
+}
