@@ -2,6 +2,7 @@
 
 pub mod emulator;
 pub mod peer;
+pub mod relay;
 mod report;
 pub mod smux;
 pub mod ssh;

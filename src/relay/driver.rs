@@ -1,0 +1,304 @@
+//! Drives a [`Pair`] over two connections, in one task.
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use tracing::debug;
+
+use super::Side;
+use super::credit::Limits;
+use super::observer::Observer;
+use super::pair::{self, Pair, Received};
+use crate::ssh::transport::reason::{BY_APPLICATION, CONNECTION_LOST, PROTOCOL_ERROR};
+use crate::ssh::{self, Connection, Farewell};
+
+/// Messages taken from one side before the other has its turn.
+const BATCH: usize = 32;
+
+/// Rounds through both sides before other tasks have their turn.
+const ROUNDS: usize = 16;
+
+/// How long the last words of a side that is gone may take to reach the other side.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// A local connection, and what has passed through it.
+pub struct Relay<L> {
+    local: Connection<L>,
+    pair: Pair,
+}
+
+/// Why a side was left.
+#[derive(Debug)]
+enum End {
+    /// It said goodbye, closed, or broke.
+    Gone(Option<ssh::Error>),
+    /// It does not keep to the protocol.
+    Misbehaved(pair::Error),
+}
+
+impl<L> Relay<L>
+where
+    L: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Takes over `local`, which has just logged in.
+    pub fn new(local: Connection<L>, limits: Limits) -> Self {
+        Self {
+            local,
+            pair: Pair::new(limits),
+        }
+    }
+
+    /// What is known of the channels.
+    pub fn observer(&self) -> &Observer {
+        self.pair.observer()
+    }
+
+    /// Serves the local side alone until `upstream` is there: its messages are held, within bounds.
+    ///
+    /// Returns `None` when the local client leaves first.
+    pub async fn hold<T>(&mut self, upstream: impl Future<Output = T>) -> Option<T> {
+        let mut upstream = pin!(upstream);
+        poll_fn(|cx| {
+            if let Poll::Ready(result) = upstream.as_mut().poll(cx) {
+                return Poll::Ready(Some(result));
+            }
+            self.poll_local(cx).map(|()| None)
+        })
+        .await
+    }
+
+    /// There is no upstream: answers what was held with failure, and waits for the next request.
+    ///
+    /// Returns false when the local client leaves instead.
+    pub async fn refuse(&mut self, reason: &str) -> bool {
+        self.pair.refuse(reason);
+        poll_fn(|cx| {
+            if !self.pair.is_drained(Side::Upstream) {
+                return Poll::Ready(true);
+            }
+            match self.poll_local(cx) {
+                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Pending if self.pair.is_drained(Side::Upstream) => Poll::Pending,
+                Poll::Pending => Poll::Ready(true),
+            }
+        })
+        .await
+    }
+
+    /// Says goodbye to the local client, with a reason for the person there.
+    pub async fn dismiss(mut self, reason: &str) {
+        self.local.disconnect(BY_APPLICATION, reason);
+        self.local.finish().await;
+    }
+
+    /// Passes messages on between the local client and `upstream` until one of them is gone.
+    ///
+    /// Returns whether `upstream` is as good as new. When it is the one that is gone, the local client has
+    /// been told.
+    pub async fn join<U>(&mut self, upstream: &mut Connection<U>) -> bool
+    where
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (side, end) = poll_fn(|cx| self.poll_both(cx, upstream)).await;
+        debug!(?side, ?end, "relay ends");
+        match side {
+            Side::Local => {
+                if let End::Misbehaved(error) = &end {
+                    self.local.disconnect(PROTOCOL_ERROR, &error.to_string());
+                    self.local.finish().await;
+                }
+                self.part_from_upstream(upstream).await
+            }
+            Side::Upstream => {
+                self.tell_local(upstream.farewell().cloned(), end).await;
+                false
+            }
+        }
+    }
+
+    /// Passes on what the local client said last; then upstream is clean, or is left.
+    async fn part_from_upstream<U>(&mut self, upstream: &mut Connection<U>) -> bool
+    where
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        let Self { pair, .. } = self;
+        let drained = poll_fn(|cx| {
+            // What comes from upstream is for nobody, but must be read for the rest to move on.
+            let moved = match pump(cx, upstream, pair, Side::Upstream) {
+                Ok(moved) => moved,
+                Err(end) => return Poll::Ready(Err(end)),
+            };
+            while pair.next_message(Side::Local).is_some() {}
+            let flushed = upstream.poll_flush(cx).is_ready();
+            ready_or_again(cx, pair.is_drained(Side::Upstream) && flushed, moved).map(Ok)
+        });
+        let result: Result<Result<(), End>, _> = tokio::time::timeout(LAST_WORDS, drained).await;
+        if matches!(result, Ok(Ok(()))) && self.pair.leaves_no_trace() {
+            return true;
+        }
+        upstream.disconnect(BY_APPLICATION, "disconnected by user");
+        upstream.finish().await;
+        false
+    }
+
+    /// Passes on what upstream said last, and why it is gone.
+    async fn tell_local(&mut self, farewell: Option<Farewell>, end: End) {
+        let (reason, text) = match (farewell, end) {
+            (Some(farewell), _) => (farewell.reason, farewell.description),
+            (None, End::Misbehaved(error)) => {
+                (PROTOCOL_ERROR, format!("the target's sshd: {error}"))
+            }
+            (None, End::Gone(Some(error))) => (
+                CONNECTION_LOST,
+                format!("the connection to the target was lost: {error}"),
+            ),
+            // sshd went without a word, so we do.
+            (None, End::Gone(None)) => (CONNECTION_LOST, String::new()),
+        };
+        let Self { local, pair } = self;
+        let drained = poll_fn(|cx| {
+            let Ok(moved) = pump(cx, local, pair, Side::Local) else {
+                return Poll::Ready(());
+            };
+            while pair.next_message(Side::Upstream).is_some() {}
+            ready_or_again(cx, pair.is_drained(Side::Local), moved)
+        });
+        let _too_late = tokio::time::timeout(LAST_WORDS, drained).await;
+        if !text.is_empty() {
+            local.disconnect(reason, &text);
+        }
+        local.finish().await;
+    }
+
+    /// Serves the local side alone; ready when it is gone.
+    fn poll_local(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for _ in 0..ROUNDS {
+            match pump(cx, &mut self.local, &mut self.pair, Side::Local) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Pending,
+                Err(_) => return Poll::Ready(()),
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn poll_both<U>(
+        &mut self,
+        cx: &mut Context<'_>,
+        upstream: &mut Connection<U>,
+    ) -> Poll<(Side, End)>
+    where
+        U: AsyncRead + AsyncWrite + Unpin,
+    {
+        for _ in 0..ROUNDS {
+            let mut progress = false;
+            match pump(cx, &mut self.local, &mut self.pair, Side::Local) {
+                Ok(moved) => progress |= moved,
+                Err(end) => return Poll::Ready((Side::Local, end)),
+            }
+            match pump(cx, upstream, &mut self.pair, Side::Upstream) {
+                Ok(moved) => progress |= moved,
+                Err(end) => return Poll::Ready((Side::Upstream, end)),
+            }
+            if !progress {
+                return Poll::Pending;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Ready when `done`; otherwise pending, and polled again soon when something `moved`.
+fn ready_or_again(cx: &Context<'_>, done: bool, moved: bool) -> Poll<()> {
+    if done {
+        return Poll::Ready(());
+    }
+    if moved {
+        cx.waker().wake_by_ref();
+    }
+    Poll::Pending
+}
+
+/// Reads what `connection` has and writes what waits for it; true when anything moved.
+///
+/// Leaves the waker wherever it could not go on, so a pending caller is woken for either direction.
+fn pump<IO>(
+    cx: &mut Context<'_>,
+    connection: &mut Connection<IO>,
+    pair: &mut Pair,
+    side: Side,
+) -> Result<bool, End>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let has_read = read_batch(cx, connection, pair, side)?;
+    match write_all(cx, connection, pair, side) {
+        Ok(has_written) => Ok(has_read || has_written),
+        // What the other end said last may still be there to read.
+        Err(_) if has_read => Ok(true),
+        Err(error) => Err(End::Gone(Some(error))),
+    }
+}
+
+/// Takes in up to [`BATCH`] messages; true when there was one.
+fn read_batch<IO>(
+    cx: &mut Context<'_>,
+    connection: &mut Connection<IO>,
+    pair: &mut Pair,
+    side: Side,
+) -> Result<bool, End>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut has_read = false;
+    for _ in 0..BATCH {
+        // A key exchange ends only by reading, and nothing can be written before it has.
+        if !pair.may_receive(side) && connection.can_send() {
+            break;
+        }
+        let message = match connection.poll_recv(cx) {
+            Poll::Ready(Ok(Some(message))) => message,
+            Poll::Ready(Ok(None)) => return Err(End::Gone(None)),
+            Poll::Ready(Err(error)) => return Err(End::Gone(Some(error))),
+            Poll::Pending => break,
+        };
+        has_read = true;
+        match pair.receive(side, message) {
+            Ok(Received::Taken) => {}
+            Ok(Received::Unimplemented) => connection
+                .reject_last()
+                .map_err(|error| End::Gone(Some(error)))?,
+            Err(error) => return Err(End::Misbehaved(error)),
+        }
+    }
+    Ok(has_read)
+}
+
+/// Hands over what waits for `side` as long as there is room; true when there was something.
+fn write_all<IO>(
+    cx: &mut Context<'_>,
+    connection: &mut Connection<IO>,
+    pair: &mut Pair,
+    side: Side,
+) -> Result<bool, ssh::Error>
+where
+    IO: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut has_written = false;
+    while connection.poll_ready(cx)?.is_ready() {
+        let Some(message) = pair.next_message(side) else {
+            break;
+        };
+        has_written = true;
+        connection.start_send(&message)?;
+    }
+    match connection.poll_flush(cx) {
+        Poll::Ready(flushed) => flushed.map(|()| has_written),
+        Poll::Pending => Ok(has_written),
+    }
+}
