@@ -8,3 +8,5 @@ pub mod smux;
 pub mod ssh;
 pub mod sshd;
 pub mod ssm;
+pub mod tunnel;
+pub mod upstream;

@@ -1,0 +1,92 @@
+//! Why there is no transport.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use thiserror::Error;
+
+use crate::report::one_line;
+use crate::ssh;
+use crate::tunnel;
+
+/// Why there is no transport. Cheap to clone: every client that waits is told.
+#[derive(Debug, Clone, Error)]
+pub enum Error {
+    /// The tunnel could not be dialled, or a stream of it not opened.
+    #[error("{0}")]
+    Tunnel(#[source] Arc<tunnel::Error>),
+    /// Nothing listens on the port.
+    #[error("nothing listens on port {port} of {target}")]
+    NoSshd {
+        /// The target.
+        target: String,
+        /// The port that was tried.
+        port: u16,
+    },
+    /// The SSH handshake or the authentication failed.
+    #[error("cannot log in to {target}")]
+    Login {
+        /// The target.
+        target: String,
+        /// What went wrong.
+        #[source]
+        source: Arc<ssh::Error>,
+    },
+    /// The tunnel is being dialled, and did not come up in time.
+    #[error("no connection to the target within {} s", held.as_secs())]
+    HeldTooLong {
+        /// How long it was waited for.
+        held: Duration,
+    },
+    /// The daemon is stopping.
+    #[error("ssmshim is stopping")]
+    Stopped,
+}
+
+impl From<tunnel::Error> for Error {
+    fn from(error: tunnel::Error) -> Self {
+        Self::Tunnel(Arc::new(error))
+    }
+}
+
+impl Error {
+    /// Whether waiting cannot heal it: somebody has to change something.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Tunnel(error) => error.is_final(),
+            Self::Login { source, .. } => matches!(
+                **source,
+                ssh::Error::HostKey(_) | ssh::Error::AuthenticationFailed(_)
+            ),
+            Self::NoSshd { .. } | Self::HeldTooLong { .. } => false,
+            Self::Stopped => true,
+        }
+    }
+
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Tunnel(error) => error.hint(),
+            Self::NoSshd { .. } => Some(
+                "start sshd there (`systemctl start sshd`), or name its port with --ssh-port"
+                    .into(),
+            ),
+            Self::Login { source, .. } => source.hint(),
+            Self::HeldTooLong { .. } => {
+                Some("see what the daemon says; --hold SECONDS waits longer".into())
+            }
+            Self::Stopped => None,
+        }
+    }
+
+    /// What the person at the client is told: cause and remedy on one line.
+    pub fn for_client(&self) -> String {
+        let mut text = format!("ssmshim: {}", one_line(self));
+        if let Some(hint) = self.hint() {
+            text.push_str(" (hint: ");
+            text.push_str(&hint);
+            text.push(')');
+        }
+        text
+    }
+}
