@@ -4,6 +4,7 @@ pub mod emulator;
 pub mod peer;
 pub mod relay;
 mod report;
+pub mod server;
 pub mod smux;
 pub mod ssh;
 pub mod sshd;

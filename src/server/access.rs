@@ -1,0 +1,274 @@
+//! Who may use the local endpoint.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use russh::keys::{Certificate, PublicKey};
+
+use super::authorized_keys::AuthorizedKeys;
+use crate::peer;
+use crate::ssh::auth::server::{Policy, Verdict};
+
+/// Lets in the processes of one uid, with any user name and without proof.
+///
+/// The kernel says whose socket it is ([`crate::peer::uid`]), so nothing else is asked for. Some
+/// clients never try to log in without: whatever key or password they show is as good as none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
+    /// The uid let in.
+    pub owner: u32,
+    /// The uid at the other end; none when it is not known.
+    pub peer: Option<u32>,
+}
+
+impl Owner {
+    fn verdict(self) -> Verdict {
+        if self.peer == Some(self.owner) {
+            Verdict::Accept
+        } else {
+            Verdict::Reject
+        }
+    }
+}
+
+impl Policy for Owner {
+    fn methods(&self) -> &[&'static str] {
+        match self.verdict() {
+            // For clients that ask for the methods by one that is not among them.
+            Verdict::Accept => &["publickey", "password", "keyboard-interactive"],
+            // Nothing helps a stranger, so that nobody is to type a password in vain.
+            Verdict::Continue | Verdict::Reject => &[],
+        }
+    }
+
+    fn none(&mut self, _user: &str) -> Verdict {
+        self.verdict()
+    }
+
+    fn publickey(&mut self, _user: &str, _key: &PublicKey, _algorithm: &str) -> Verdict {
+        self.verdict()
+    }
+
+    fn certificate(
+        &mut self,
+        _user: &str,
+        _certificate: &Certificate,
+        _algorithm: &str,
+    ) -> Verdict {
+        self.verdict()
+    }
+
+    fn password(&mut self, _user: &str) -> Verdict {
+        self.verdict()
+    }
+
+    fn keyboard_interactive(&mut self, _user: &str) -> Verdict {
+        self.verdict()
+    }
+
+    fn banner(&mut self, _user: &str) -> Option<String> {
+        if self.verdict() == Verdict::Accept {
+            return None;
+        }
+        let owner = self.owner;
+        Some(match self.peer {
+            Some(peer) => format!(
+                "ssmshim: this endpoint is for uid {owner}, and you are uid {peer}\r\n\
+                 hint: start your own, or have this one started with --access keys\r\n"
+            ),
+            None => format!(
+                "ssmshim: this endpoint is for uid {owner}, and it cannot be seen who you are\r\n\
+                 hint: connect from the same machine and network namespace, or have it started \
+                 with --access keys\r\n"
+            ),
+        })
+    }
+}
+
+/// Lets in whoever holds a key of an authorized_keys file, with any user name.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The keys let in.
+    pub authorized: Arc<AuthorizedKeys>,
+}
+
+impl Policy for Keys {
+    fn methods(&self) -> &[&'static str] {
+        &["publickey"]
+    }
+
+    fn publickey(&mut self, _user: &str, key: &PublicKey, _algorithm: &str) -> Verdict {
+        verdict(self.authorized.contains(key))
+    }
+
+    fn certificate(&mut self, user: &str, certificate: &Certificate, _algorithm: &str) -> Verdict {
+        verdict(self.authorized.certifies(certificate, user))
+    }
+}
+
+/// The rule of an endpoint, from which each client gets its policy.
+#[derive(Debug, Clone)]
+pub enum Rule {
+    /// Processes of the uid that runs this one ([`Owner`]).
+    Owner,
+    /// Holders of a key ([`Keys`]).
+    Keys(Arc<AuthorizedKeys>),
+}
+
+impl Rule {
+    /// The policy for the client at `peer` that connected to `local`. `greeting` is what the target's sshd
+    /// says before a login.
+    ///
+    /// # Errors
+    /// When the kernel does not show its socket table.
+    pub fn of_client(
+        &self,
+        peer: SocketAddr,
+        local: SocketAddr,
+        greeting: Option<String>,
+    ) -> io::Result<Access> {
+        let kind = match self {
+            Self::Owner => Kind::Owner(Owner {
+                owner: rustix::process::geteuid().as_raw(),
+                peer: peer::uid(peer, local)?,
+            }),
+            Self::Keys(authorized) => Kind::Keys(Keys {
+                authorized: Arc::clone(authorized),
+            }),
+        };
+        Ok(Access { kind, greeting })
+    }
+}
+
+/// The policy of the endpoint for one connection.
+#[derive(Debug, Clone)]
+pub struct Access {
+    kind: Kind,
+    greeting: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+enum Kind {
+    Owner(Owner),
+    Keys(Keys),
+}
+
+impl From<Owner> for Access {
+    fn from(owner: Owner) -> Self {
+        Self {
+            kind: Kind::Owner(owner),
+            greeting: None,
+        }
+    }
+}
+
+impl From<Keys> for Access {
+    fn from(keys: Keys) -> Self {
+        Self {
+            kind: Kind::Keys(keys),
+            greeting: None,
+        }
+    }
+}
+
+impl Access {
+    /// Whether the client will probably be let in, so that work for it may begin.
+    pub fn is_promising(&self) -> bool {
+        match &self.kind {
+            Kind::Owner(owner) => owner.verdict() == Verdict::Accept,
+            Kind::Keys(_) => false,
+        }
+    }
+
+    fn policy(&mut self) -> &mut dyn Policy {
+        match &mut self.kind {
+            Kind::Owner(owner) => owner,
+            Kind::Keys(keys) => keys,
+        }
+    }
+}
+
+impl Policy for Access {
+    fn methods(&self) -> &[&'static str] {
+        match &self.kind {
+            Kind::Owner(owner) => owner.methods(),
+            Kind::Keys(keys) => keys.methods(),
+        }
+    }
+
+    fn none(&mut self, user: &str) -> Verdict {
+        self.policy().none(user)
+    }
+
+    fn publickey(&mut self, user: &str, key: &PublicKey, algorithm: &str) -> Verdict {
+        self.policy().publickey(user, key, algorithm)
+    }
+
+    fn certificate(&mut self, user: &str, certificate: &Certificate, algorithm: &str) -> Verdict {
+        self.policy().certificate(user, certificate, algorithm)
+    }
+
+    fn password(&mut self, user: &str) -> Verdict {
+        self.policy().password(user)
+    }
+
+    fn keyboard_interactive(&mut self, user: &str) -> Verdict {
+        self.policy().keyboard_interactive(user)
+    }
+
+    fn banner(&mut self, user: &str) -> Option<String> {
+        let refusal = self.policy().banner(user);
+        refusal.or_else(|| self.greeting.clone())
+    }
+}
+
+fn verdict(is_welcome: bool) -> Verdict {
+    if is_welcome {
+        Verdict::Accept
+    } else {
+        Verdict::Reject
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_owner_is_let_in_without_proof() {
+        for (peer, expected) in [
+            (Some(1000), Verdict::Accept),
+            (Some(1001), Verdict::Reject),
+            (Some(0), Verdict::Reject),
+            (None, Verdict::Reject),
+        ] {
+            let mut access = Owner { owner: 1000, peer };
+            assert_eq!(access.none("anything"), expected, "{peer:?}");
+            assert_eq!(access.password("anything"), expected, "{peer:?}");
+            assert_eq!(access.keyboard_interactive("anything"), expected);
+            let is_refused = expected == Verdict::Reject;
+            assert_eq!(access.banner("anything").is_some(), is_refused, "{peer:?}");
+            assert_eq!(access.methods().is_empty(), is_refused, "{peer:?}");
+        }
+    }
+
+    #[test]
+    fn keys_need_a_key() {
+        let text = include_str!("../../keys/ed25519.pub");
+        let key = PublicKey::from_openssh(text).unwrap();
+        let other = PublicKey::from_openssh(include_str!("../../keys/user_ca.pub")).unwrap();
+        let mut access = Keys {
+            authorized: Arc::new(AuthorizedKeys::parse(text)),
+        };
+        assert_eq!(access.none("anything"), Verdict::Reject);
+        assert_eq!(access.password("anything"), Verdict::Reject);
+        assert_eq!(access.keyboard_interactive("anything"), Verdict::Reject);
+        assert_eq!(access.publickey("x", &key, "ssh-ed25519"), Verdict::Accept);
+        assert_eq!(
+            access.publickey("x", &other, "ssh-ed25519"),
+            Verdict::Reject
+        );
+        assert_eq!(access.methods(), ["publickey"]);
+    }
+}
