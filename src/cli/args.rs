@@ -1,0 +1,185 @@
+//! The command line, as clap reads it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::config::{Access, StrictHostKey};
+use crate::emulator::Pacing;
+use crate::telemetry;
+
+/// A local SSH server that fronts AWS Systems Manager Session Manager.
+///
+/// Start it once; ssh, scp, sftp, rsync, git and IDEs then reach a machine without an open port as
+/// 127.0.0.1:2222.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub(super) command: Command,
+
+    /// What to log, as in `info` or `ssmshim::ssm=debug`
+    #[arg(
+        long,
+        global = true,
+        value_name = "FILTER",
+        env = "SSMSHIM_LOG",
+        default_value = "warn"
+    )]
+    pub(super) log: String,
+
+    /// How to log
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORMAT",
+        env = "SSMSHIM_LOG_FORMAT",
+        default_value = "text"
+    )]
+    pub(super) log_format: telemetry::Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve a target on a local port, in the foreground
+    Serve(Box<ServeArgs>),
+    /// Serve this very machine through an emulated Session Manager: no account, no configuration
+    Demo(DemoArgs),
+    /// Run the emulated Session Manager alone
+    Emulator(EmulatorArgs),
+}
+
+/// What the commands that stay in the foreground have in common.
+#[derive(Debug, Args)]
+pub(super) struct OutputArgs {
+    /// Print events on stdout, one JSON object a line; the first is `ready`
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ServeArgs {
+    /// The managed machine to reach: i-… or mi-…
+    #[arg(env = "SSMSHIM_TARGET")]
+    pub(super) target: Option<String>,
+
+    /// Address to listen on [default: 127.0.0.1:2222]
+    #[arg(long, value_name = "ADDR:PORT", env = "SSMSHIM_LISTEN")]
+    pub(super) listen: Option<SocketAddr>,
+
+    /// User to log in as on the target [default: the name of the current user]
+    #[arg(long, value_name = "NAME", env = "SSMSHIM_USER")]
+    pub(super) user: Option<String>,
+
+    /// Private key to log in with; may be repeated [default: ssh-agent, then ~/.ssh/id_*]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SSMSHIM_IDENTITY",
+        value_delimiter = ':'
+    )]
+    pub(super) identity: Vec<PathBuf>,
+
+    /// Port of the target's sshd [default: 22]
+    #[arg(long, value_name = "PORT", env = "SSMSHIM_SSH_PORT")]
+    pub(super) ssh_port: Option<u16>,
+
+    /// AWS profile to use
+    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
+    pub(super) profile: Option<String>,
+
+    /// AWS region to use
+    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
+    pub(super) region: Option<String>,
+
+    /// Who may log in here: processes of the owner, or holders of listed keys [default: owner]
+    #[arg(long, env = "SSMSHIM_ACCESS")]
+    pub(super) access: Option<Access>,
+
+    /// With `--access keys`: who [default: ~/.ssh/authorized_keys]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_AUTHORIZED_KEYS")]
+    pub(super) authorized_keys: Option<PathBuf>,
+
+    /// Host key of the local endpoint, made when missing [default: host_key in the state directory]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_HOST_KEY")]
+    pub(super) host_key: Option<PathBuf>,
+
+    /// Host keys of targets [default: known_hosts in the state directory]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_KNOWN_HOSTS")]
+    pub(super) known_hosts: Option<PathBuf>,
+
+    /// Whether an unknown host key of the target is accepted [default: accept-new]
+    #[arg(long, value_name = "MODE", env = "SSMSHIM_STRICT_HOST_KEY")]
+    pub(super) strict_host_key: Option<StrictHostKey>,
+
+    /// Seconds that a client waits for the target before it is told that there is none [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "SSMSHIM_HOLD")]
+    pub(super) hold: Option<u64>,
+
+    /// Allow --listen on an address that other machines can reach; needs `--access keys`
+    #[arg(long)]
+    pub(super) allow_remote_clients: bool,
+
+    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Address to listen on
+    #[arg(
+        long,
+        value_name = "ADDR:PORT",
+        env = "SSMSHIM_LISTEN",
+        default_value = "127.0.0.1:2222"
+    )]
+    pub(super) listen: SocketAddr,
+
+    #[command(flatten)]
+    pub(super) emulated: EmulatedArgs,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EmulatorArgs {
+    /// Loopback address to listen on
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8022")]
+    pub(super) listen: SocketAddr,
+
+    #[command(flatten)]
+    pub(super) emulated: EmulatedArgs,
+
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct EmulatedArgs {
+    /// Whether the emulated agent pauses 1 ms after each message, as the real one does
+    #[arg(long, default_value = "off")]
+    pub(super) pacing: PacingArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum PacingArg {
+    /// As the real agent: about 0.7 MB/s to the client
+    Real,
+    /// As fast as this machine
+    Off,
+}
+
+impl From<PacingArg> for Pacing {
+    fn from(argument: PacingArg) -> Self {
+        match argument {
+            PacingArg::Real => Self::Real,
+            PacingArg::Off => Self::Off,
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The only place that prints: stdout is data, stderr is for people.
+
+use std::io::Write;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+/// Where events and words go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Output {
+    json: bool,
+}
+
+/// One line of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(super) enum Event<'a> {
+    /// `ssh` would work now.
+    Ready {
+        listen: SocketAddr,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        endpoint: Option<&'a str>,
+        target: &'a str,
+    },
+    /// The target cannot be reached for now; the daemon stays up and tries again.
+    Down {
+        error: &'a str,
+        hint: Option<&'a str>,
+    },
+    /// The target is reached again.
+    Up,
+    /// A signal came; connections are being closed.
+    Stopping,
+}
+
+impl Output {
+    pub(super) fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Prints `event` on stdout when events were asked for.
+    ///
+    /// A reader that has gone away is not an error: nobody is left to tell.
+    pub(super) fn event(self, event: &Event<'_>) {
+        if !self.json {
+            return;
+        }
+        if let Ok(line) = serde_json::to_string(event) {
+            let mut stdout = std::io::stdout().lock();
+            let _gone = writeln!(stdout, "{line}").and_then(|()| stdout.flush());
+        }
+    }
+
+    /// Tells the person at the terminal something, unless a program is listening instead.
+    pub(super) fn say(self, text: &str) {
+        if !self.json {
+            print_stderr(text);
+        }
+    }
+
+    /// Tells an error and what to do about it, in both modes.
+    pub(super) fn error(self, error: &str, hint: Option<&str>) {
+        print_stderr(&format!("error: {error}"));
+        if let Some(hint) = hint {
+            print_stderr(&format!("hint: {hint}"));
+        }
+    }
+}
+
+fn print_stderr(text: &str) {
+    let _gone = writeln!(std::io::stderr().lock(), "{text}");
+}

@@ -1,0 +1,284 @@
+//! The configuration as it is meant: flags over environment over file over default.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::ValueEnum;
+use directories::{BaseDirs, ProjectDirs};
+use serde::Deserialize;
+use thiserror::Error;
+
+use super::file::{self, File};
+
+/// Who may log in at the local endpoint.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Access {
+    /// Processes of the user that started the daemon, with any login name and no password.
+    #[default]
+    Owner,
+    /// Holders of a key in the authorized keys file.
+    Keys,
+}
+
+/// What happens when the target shows a host key that is not known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StrictHostKey {
+    /// It is refused.
+    Yes,
+    /// It is written down and accepted; one that changed later is refused.
+    #[default]
+    AcceptNew,
+    /// Any key is accepted.
+    Off,
+}
+
+/// What flags and environment say; wins over the file.
+///
+/// The same keys as in the file, and what only makes sense on the command line.
+#[derive(Debug, Clone, Default)]
+pub struct Overrides {
+    /// Values that replace those of the file.
+    pub values: File,
+    /// Another file than the usual one; it must exist.
+    pub config: Option<PathBuf>,
+    /// Listening beyond loopback is meant.
+    pub allow_remote_clients: bool,
+}
+
+/// Everything `serve` needs to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of `File`, with defaults filled in"
+)]
+pub struct Serve {
+    pub target: String,
+    pub listen: SocketAddr,
+    pub user: String,
+    pub identity: Vec<PathBuf>,
+    pub ssh_port: u16,
+    pub profile: Option<String>,
+    pub region: Option<String>,
+    pub access: Access,
+    pub authorized_keys: PathBuf,
+    pub host_key: PathBuf,
+    pub known_hosts: PathBuf,
+    pub strict_host_key: StrictHostKey,
+    pub hold: Duration,
+}
+
+/// A configuration that cannot be meant.
+#[derive(Debug, Error)]
+pub enum UsageError {
+    /// The file is at fault.
+    #[error(transparent)]
+    File(#[from] file::Error),
+    /// Nothing says what to reach.
+    #[error("no target given")]
+    NoTarget,
+    /// The address can be reached by other machines, and that was not asked for.
+    #[error("{0} is not a loopback address")]
+    NotLoopback(SocketAddr),
+    /// The policy `owner` cannot tell who is at another machine.
+    #[error("clients of other machines need `--access keys`")]
+    RemoteOwner,
+    /// Neither `HOME` nor the user database names one.
+    #[error("no home directory")]
+    NoHome,
+}
+
+impl UsageError {
+    /// What to type instead.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::File(_) => "examples/config.toml shows every key".into(),
+            Self::NoTarget => "ssmshim serve i-0123456789abcdef0, or `target = …` in the \
+                configuration; without an AWS account: ssmshim demo"
+                .into(),
+            Self::NotLoopback(address) => format!(
+                "--listen 127.0.0.1:{0}; if other machines are meant to connect: \
+                 --listen {address} --access keys --allow-remote-clients",
+                address.port()
+            ),
+            Self::RemoteOwner => "--access keys --authorized-keys FILE".into(),
+            Self::NoHome => "set HOME, or give --host-key and --known-hosts".into(),
+        })
+    }
+}
+
+/// The port of the endpoint unless something else is said.
+const DEFAULT_PORT: u16 = 2222;
+
+impl Serve {
+    /// Puts flags, environment, file and defaults together.
+    ///
+    /// # Errors
+    /// See [`UsageError`].
+    pub fn resolve(overrides: Overrides) -> Result<Self, UsageError> {
+        let file = match (&overrides.config, default_config_path()) {
+            (Some(path), _) => File::load(path)?,
+            (None, Some(path)) if path.exists() => File::load(&path)?,
+            (None, _) => File::default(),
+        };
+        Self::merge(overrides, file)
+    }
+
+    fn merge(overrides: Overrides, file: File) -> Result<Self, UsageError> {
+        let said = overrides.values;
+        let access = said.access.or(file.access).unwrap_or_default();
+        let listen = said
+            .listen
+            .or(file.listen)
+            .unwrap_or_else(|| (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into());
+        check_listen(listen, access, overrides.allow_remote_clients)?;
+        let identity = if said.identity.is_empty() {
+            file.identity
+        } else {
+            said.identity
+        };
+        let hold = said.hold_seconds.or(file.hold_seconds).unwrap_or(30);
+        Ok(Self {
+            target: said.target.or(file.target).ok_or(UsageError::NoTarget)?,
+            listen,
+            user: said
+                .user
+                .or(file.user)
+                .or_else(|| std::env::var("USER").ok())
+                .unwrap_or_else(|| "root".into()),
+            identity: identity.iter().map(|path| expand_home(path)).collect(),
+            ssh_port: said.ssh_port.or(file.ssh_port).unwrap_or(22),
+            profile: said.profile.or(file.profile),
+            region: said.region.or(file.region),
+            access,
+            authorized_keys: match said.authorized_keys.or(file.authorized_keys) {
+                Some(path) => expand_home(&path),
+                None => home()?.join(".ssh/authorized_keys"),
+            },
+            host_key: match said.host_key.or(file.host_key) {
+                Some(path) => expand_home(&path),
+                None => state_directory()?.join("host_key"),
+            },
+            known_hosts: match said.known_hosts.or(file.known_hosts) {
+                Some(path) => expand_home(&path),
+                None => state_directory()?.join("known_hosts"),
+            },
+            strict_host_key: said
+                .strict_host_key
+                .or(file.strict_host_key)
+                .unwrap_or_default(),
+            hold: Duration::from_secs(hold),
+        })
+    }
+}
+
+/// Whether listening on `listen` is what a careful person would mean.
+///
+/// # Errors
+/// [`UsageError::NotLoopback`], [`UsageError::RemoteOwner`].
+pub(crate) fn check_listen(
+    listen: SocketAddr,
+    access: Access,
+    allow_remote_clients: bool,
+) -> Result<(), UsageError> {
+    if listen.ip().is_loopback() {
+        return Ok(());
+    }
+    if !allow_remote_clients {
+        return Err(UsageError::NotLoopback(listen));
+    }
+    if access != Access::Keys {
+        return Err(UsageError::RemoteOwner);
+    }
+    Ok(())
+}
+
+/// Where host key and known hosts live: `$XDG_STATE_HOME/ssmshim` or its usual place.
+///
+/// # Errors
+/// [`UsageError::NoHome`].
+pub(crate) fn state_directory() -> Result<PathBuf, UsageError> {
+    let directories = ProjectDirs::from("", "", "ssmshim").ok_or(UsageError::NoHome)?;
+    let state = directories.state_dir();
+    Ok(state.unwrap_or_else(|| directories.data_dir()).into())
+}
+
+fn default_config_path() -> Option<PathBuf> {
+    let directories = ProjectDirs::from("", "", "ssmshim")?;
+    Some(directories.config_dir().join("config.toml"))
+}
+
+/// The home directory of the current user.
+pub(crate) fn home() -> Result<PathBuf, UsageError> {
+    let directories = BaseDirs::new().ok_or(UsageError::NoHome)?;
+    Ok(directories.home_dir().into())
+}
+
+fn expand_home(path: &Path) -> PathBuf {
+    match (path.strip_prefix("~"), home()) {
+        (Ok(rest), Ok(home)) => home.join(rest),
+        _ => path.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target() -> File {
+        File {
+            target: Some("i-1".into()),
+            ..File::default()
+        }
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let file = File::parse("target = \"i-file\"\nssh_port = 2022\nuser = \"admin\"").unwrap();
+        let overrides = Overrides {
+            values: target(),
+            ..Overrides::default()
+        };
+        let serve = Serve::merge(overrides, file).unwrap();
+        assert_eq!(serve.target, "i-1");
+        assert_eq!((serve.ssh_port, serve.user.as_str()), (2022, "admin"));
+        assert_eq!(serve.listen, "127.0.0.1:2222".parse().unwrap());
+        assert_eq!(serve.strict_host_key, StrictHostKey::AcceptNew);
+    }
+
+    #[test]
+    fn other_machines_are_let_in_only_when_asked_for_and_by_key() {
+        let everywhere = "0.0.0.0:2222".parse().unwrap();
+        let check = |access, allow| check_listen(everywhere, access, allow);
+        assert!(matches!(
+            check(Access::Keys, false),
+            Err(UsageError::NotLoopback(_))
+        ));
+        assert!(matches!(
+            check(Access::Owner, true),
+            Err(UsageError::RemoteOwner)
+        ));
+        assert!(check(Access::Keys, true).is_ok());
+        assert!(check_listen("[::1]:1".parse().unwrap(), Access::Owner, false).is_ok());
+    }
+
+    #[test]
+    fn a_target_is_needed() {
+        let error = Serve::merge(Overrides::default(), File::default()).unwrap_err();
+        assert!(matches!(error, UsageError::NoTarget));
+        assert!(error.hint().is_some());
+    }
+
+    #[test]
+    fn the_sample_configuration_is_one() {
+        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/config.toml");
+        let file = File::load(Path::new(sample)).unwrap();
+        let overrides = Overrides {
+            values: target(),
+            ..Overrides::default()
+        };
+        Serve::merge(overrides, file).unwrap();
+    }
+}
