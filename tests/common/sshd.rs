@@ -1,0 +1,156 @@
+//! A real OpenSSH server with its own configuration and keys, on a loopback port.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+
+use super::net::free_port;
+use super::process::Run;
+use super::{DEADLINE, have, which};
+
+/// A running `sshd -D`, killed when dropped; it admits the key pair it made, for the current user.
+pub(crate) struct Sshd {
+    child: Child,
+    pub(crate) port: u16,
+    /// The private key that may log in.
+    pub(crate) identity: PathBuf,
+    log: Log,
+}
+
+/// What a server has logged, line by line.
+type Log = Arc<Mutex<String>>;
+
+impl Sshd {
+    /// Starts an sshd with all its files in `directory`, or returns `None` where there is no sshd.
+    pub(crate) fn start(directory: &Path) -> Option<Self> {
+        Self::start_with(directory, "")
+    }
+
+    /// Starts an sshd with `extra` lines of configuration, which win over the usual ones.
+    pub(crate) fn start_with(directory: &Path, extra: &str) -> Option<Self> {
+        if !have("sshd") || !have("ssh-keygen") {
+            return None;
+        }
+        fs::create_dir_all(directory).expect("our own directory");
+        let identity = directory.join("id_ed25519");
+        let log = Log::default();
+        make_key(&identity);
+        make_key(&directory.join("host_key"));
+        fs::copy(
+            identity.with_extension("pub"),
+            directory.join("authorized_keys"),
+        )
+        .expect("our own directory");
+        if rustix::process::geteuid().is_root() {
+            // Debian's sshd wants its privilege separation directory, which only its service makes.
+            let _ = fs::create_dir_all("/run/sshd");
+        }
+
+        // Another process may take a free port before sshd binds it; then the next one is tried.
+        (0..5).find_map(|_| {
+            let port = free_port();
+            let config = write_config(directory, port, extra);
+            let child = start_listening(&config, &log)?;
+            Some(Self {
+                child,
+                port,
+                identity: identity.clone(),
+                log: Arc::clone(&log),
+            })
+        })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What sshd has logged so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().expect("no panic under the lock").clone()
+    }
+}
+
+impl Drop for Sshd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Makes an unencrypted ed25519 key pair at `path` and `path.pub`.
+pub(crate) fn make_key(path: &Path) {
+    if !path.exists() {
+        Run::new("ssh-keygen")
+            .args(["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f"])
+            .arg(path)
+            .ok();
+    }
+}
+
+fn write_config(directory: &Path, port: u16, extra: &str) -> PathBuf {
+    let path = directory.join("sshd_config");
+    let here = directory.display();
+    // sshd takes the first value it meets, so what the test adds stands before the rest.
+    let text = format!(
+        "{extra}
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {here}/host_key
+AuthorizedKeysFile {here}/authorized_keys
+PidFile none
+UsePAM no
+StrictModes no
+PermitRootLogin prohibit-password
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+AcceptEnv LANG LC_*
+PrintMotd no
+PrintLastLog no
+UseDNS no
+MaxStartups 500
+MaxSessions 500
+AllowAgentForwarding yes
+AllowStreamLocalForwarding yes
+AllowTcpForwarding yes
+LogLevel VERBOSE
+Subsystem sftp internal-sftp
+"
+    );
+    fs::write(&path, text).expect("our own directory");
+    path
+}
+
+/// Starts sshd and waits for its word that it listens; `None` when it ends before that.
+fn start_listening(config: &Path, log: &Log) -> Option<Child> {
+    let log = Arc::clone(log);
+    let mut child = Command::new(which("sshd")?)
+        .args(["-D", "-e", "-f"])
+        .arg(config)
+        .env_remove("SSH_AUTH_SOCK")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("sshd starts");
+    let stderr = child.stderr.take().expect("standard error is piped");
+    let (listening, heard) = mpsc::channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stderr).lines().map_while(Result::ok) {
+            let mut log = log.lock().expect("no panic under the lock");
+            *log += &line;
+            *log += "\n";
+            if line.contains("Server listening") {
+                let _ = listening.send(());
+            }
+        }
+    });
+    if heard.recv_timeout(DEADLINE).is_ok() {
+        return Some(child);
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    None
+}
