@@ -16,6 +16,7 @@ use tracing::debug;
 use super::auth::printable;
 use super::error::{Error, Phase};
 use super::transport::{self, Event, Transport};
+use super::wire::msg;
 
 /// Output above which [`Connection::poll_ready`] waits for the stream to take some.
 const OUTPUT_LOW_WATER: usize = 64 * 1024;
@@ -111,6 +112,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// The identification string of the other end, made printable.
     pub fn peer_version(&self) -> &str {
         self.transport.peer_version()
+    }
+
+    /// Sequence number of the last packet that the other end answered with `SSH_MSG_UNIMPLEMENTED`.
+    pub fn refused_sequence(&self) -> Option<u32> {
+        self.transport.refused_sequence()
     }
 
     /// How the other end took its leave, once it has.
@@ -456,10 +462,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     fn on_stray(&mut self, message: &[u8]) {
         // RFC 4252 §5.1: requests sent before the client knew of its success are silently ignored.
         // A transport that is a client's lets none through.
-        if matches!(message.first(), Some(50..=79)) {
+        if message.first() == Some(&msg::USERAUTH_REQUEST) {
             return;
         }
-        // A service request. Fails only when the connection is over, which the next call tells.
+        // A service request, or what answers nothing. Fails only when the connection is over, which the next call tells.
         let _ = self.transport.reject_last();
     }
 

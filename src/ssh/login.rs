@@ -24,6 +24,10 @@ const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// (`LoginGraceTime`), for somebody may have to look at our host key and type "yes".
 const GRACE_TIME: Duration = Duration::from_secs(120);
 
+/// Bytes after which a server changes keys: what sshd permits an AES key (2^32 blocks), and without a timer, as sshd.
+/// Some clients do not cope with a change that they have not begun themselves.
+const SERVER_REKEY_BYTES: u64 = 64 << 30;
+
 /// How to log in to a server.
 #[derive(Clone)]
 pub struct ClientConfig {
@@ -75,7 +79,11 @@ impl ServerConfig {
     pub fn with_keys(host_keys: Vec<Arc<HostKey>>) -> Self {
         Self {
             host_keys,
-            transport: transport::Config::default(),
+            transport: transport::Config {
+                rekey_bytes: SERVER_REKEY_BYTES,
+                rekey_after: Duration::MAX,
+                ..transport::Config::default()
+            },
             deadline: GRACE_TIME,
         }
     }
@@ -203,6 +211,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         // Nothing else comes before the first key exchange is complete.
         while deadline.bound(self.phase(), self.recv_event()).await? != Event::Established {}
         self.enter(Phase::Authentication);
+        policy.meet(self.peer_version());
         let mut core = server::Server::new(self.session_id());
         let authentication = async {
             while core.user().is_none() {

@@ -40,6 +40,19 @@ pub trait Policy {
     /// Method names that can still succeed, told to the client when a request is refused.
     fn methods(&self) -> &[&'static str];
 
+    /// Told before anything is asked: how the client's software calls itself (RFC 4253 §4.2).
+    fn meet(&mut self, version: &str) {
+        let _ = version;
+    }
+
+    /// Whether `user` may log in with any key, even one that nothing here can read or verify.
+    ///
+    /// For policies that know the client by other means.
+    fn any_key(&mut self, user: &str) -> bool {
+        let _ = user;
+        false
+    }
+
     /// Whether `user` may log in without proving anything.
     fn none(&mut self, user: &str) -> Verdict {
         let _ = user;
@@ -156,7 +169,7 @@ enum Answer<'a> {
     Verdict(Verdict),
     /// This key would do: the client may sign (SSH_MSG_USERAUTH_PK_OK).
     KeyIsWelcome {
-        algorithm: &'static str,
+        algorithm: &'a [u8],
         blob: &'a [u8],
     },
 }
@@ -318,6 +331,16 @@ impl Server {
         let signature = if signed { Some(reader.string()?) } else { None };
         end(reader)?;
 
+        let welcome = Ok(Answer::KeyIsWelcome {
+            algorithm: name,
+            blob,
+        });
+        if policy.any_key(user) {
+            return match signature {
+                Some(_) => Ok(Answer::Verdict(Verdict::Accept)),
+                None => welcome,
+            };
+        }
         let reject = Ok(Answer::Verdict(Verdict::Reject));
         let Some(algorithm) = Algorithm::from_name(name) else {
             return reject;
@@ -338,10 +361,7 @@ impl Server {
             return reject;
         }
         let Some(signature) = signature else {
-            return Ok(Answer::KeyIsWelcome {
-                algorithm: algorithm.name,
-                blob,
-            });
+            return welcome;
         };
         let data = signed_data(
             &self.session_id,

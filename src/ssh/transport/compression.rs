@@ -51,6 +51,8 @@ impl Compressor {
 /// Decompresses the payloads of one direction.
 pub(super) struct Decompressor {
     stream: Decompress,
+    /// Used again for each payload: what is handed out is no larger than it says, for queues count that.
+    output: Vec<u8>,
 }
 
 impl Decompressor {
@@ -58,6 +60,7 @@ impl Decompressor {
     pub(super) fn new() -> Self {
         Self {
             stream: Decompress::new(true),
+            output: Vec::new(),
         }
     }
 
@@ -66,14 +69,16 @@ impl Decompressor {
     /// # Errors
     /// [`Error::Compression`] when it is not zlib, or a bomb: larger than [`MAX_MESSAGE`].
     pub(super) fn decompress(&mut self, compressed: &[u8]) -> Result<Bytes, Error> {
-        let mut output = Vec::with_capacity(compressed.len().clamp(STEP, MAX_MESSAGE));
+        let Self { stream, output } = self;
+        output.clear();
+        output.reserve(compressed.len().clamp(STEP, MAX_MESSAGE));
         let mut rest = compressed;
         loop {
-            let before = (self.stream.total_in(), self.stream.total_out());
-            self.stream
-                .decompress_vec(rest, &mut output, FlushDecompress::Sync)
+            let before = (stream.total_in(), stream.total_out());
+            stream
+                .decompress_vec(rest, output, FlushDecompress::Sync)
                 .map_err(|_| Error::Compression("not a zlib stream"))?;
-            let after = (self.stream.total_in(), self.stream.total_out());
+            let after = (stream.total_in(), stream.total_out());
             rest = &rest[(after.0 - before.0) as usize..];
             if output.len() > MAX_MESSAGE {
                 return Err(Error::Compression("the payload is too large"));
@@ -84,7 +89,7 @@ impl Decompressor {
                 output.reserve(output.len());
             } else if after == before {
                 return match rest {
-                    [] => Ok(Bytes::from(output)),
+                    [] => Ok(Bytes::copy_from_slice(output)),
                     _ => Err(Error::Compression("the stream has ended")),
                 };
             }

@@ -98,12 +98,20 @@ pub enum Error {
 }
 
 impl Error {
-    /// The reason code that tells the other end about this error.
-    pub fn reason(&self) -> u32 {
+    /// What the other end is told about this error: a reason code, and sshd's words where it has some.
+    pub fn farewell(&self) -> (u32, String) {
+        match self {
+            Self::InvalidPacket(_) | Self::Corrupt => {
+                (reason::PROTOCOL_ERROR, "Packet corrupt".to_owned())
+            }
+            other => (other.reason(), other.to_string()),
+        }
+    }
+
+    fn reason(&self) -> u32 {
         match self {
             Self::UnsupportedVersion { .. } => reason::PROTOCOL_VERSION_NOT_SUPPORTED,
             Self::NoCommonAlgorithm { .. } | Self::KeyExchange(_) => reason::KEY_EXCHANGE_FAILED,
-            Self::Corrupt => reason::MAC_ERROR,
             Self::Compression(_) => reason::COMPRESSION_ERROR,
             Self::HostKey(_) | Self::HostKeyChanged => reason::HOST_KEY_NOT_VERIFIABLE,
             Self::SequenceExhausted | Self::NotReady | Self::InvalidSize(_) | Self::Crypto => {
@@ -111,6 +119,7 @@ impl Error {
             }
             Self::NotSsh { .. }
             | Self::InvalidPacket(_)
+            | Self::Corrupt
             | Self::InvalidMessage { .. }
             | Self::UnexpectedMessage { .. }
             | Self::NotReading => reason::PROTOCOL_ERROR,

@@ -14,8 +14,9 @@
 //! - Nothing of a packet is looked at before its tag is checked, save the length that says where it ends.
 //! - Under strict key exchange nothing but the exchange itself passes before the first `SSH_MSG_NEWKEYS`,
 //!   and sequence numbers begin anew with every one (OpenSSH `PROTOCOL` §1.10).
-//! - No message of a higher layer passes while its sender changes keys, and none numbered 80 and up
-//!   before authentication.
+//! - No message numbered 80 and up passes before authentication, and none of the other layers while its
+//!   sender changes keys. Nor do we send any then (RFC 4253 §7.1), but what a peer says is heard under its old keys, as
+//!   OpenSSH does: asyncssh still sends the message by which it noticed that a change is due.
 //! - At most one incomplete packet is kept; events are as many as one call's bytes hold.
 
 pub mod algorithm;
@@ -153,6 +154,8 @@ pub struct Transport {
     /// When the last exchange was complete.
     keys_since: Instant,
     ext_info: ExtInfo,
+    /// The packet of ours that the other end did not know, the latest one.
+    refused_sequence: Option<u32>,
 }
 
 impl Transport {
@@ -191,6 +194,7 @@ impl Transport {
             ended: false,
             keys_since: now,
             ext_info: ExtInfo::default(),
+            refused_sequence: None,
         }
     }
 
@@ -233,11 +237,24 @@ impl Transport {
         self.begin_exchange_if_due()
     }
 
-    /// Ends the connection after an error, and tells the other end if it speaks SSH.
+    /// Ends the connection after an error, and tells the other end: in a line, as sshd does, while it is not known
+    /// to speak SSH.
     fn fail_on(&mut self, result: Result<(), Error>) -> Result<(), Error> {
         if let Err(error) = &result {
-            if self.version.is_none() {
-                self.disconnect(error.reason(), &error.to_string());
+            match (error, self.role) {
+                _ if self.version.is_none() => {
+                    let (reason, words) = error.farewell();
+                    self.disconnect(reason, &words);
+                }
+                (Error::UnsupportedVersion { .. }, Role::Server) => {
+                    let text = b"Protocol major versions differ.\r\n";
+                    self.output.extend_from_slice(text);
+                }
+                (_, Role::Server) => {
+                    let text = b"Invalid SSH identification string.\r\n";
+                    self.output.extend_from_slice(text);
+                }
+                (_, Role::Client) => {}
             }
             self.ended = true;
         }
@@ -250,11 +267,16 @@ impl Transport {
             return self.on_disconnect(&payload);
         }
         let is_first_exchange = self.reader.is_unprotected();
-        if std::mem::take(&mut self.ignore_guess) && matches!(number, 30..=49) {
+        if matches!(number, 30..=49) && std::mem::take(&mut self.ignore_guess) {
             return Ok(());
         }
-        self.ext_info
-            .on_message(number, self.role, self.authenticated)?;
+        // What comes after its last place is to sshd a message like any other that has none.
+        let is_late_ext_info =
+            number == msg::EXT_INFO && self.role == Role::Server && self.authenticated;
+        if !is_late_ext_info {
+            self.ext_info
+                .on_message(number, self.role, self.authenticated)?;
+        }
         match number {
             msg::KEXINIT => self.on_kexinit(self.current_sequence, payload),
             msg::NEWKEYS => self.on_newkeys(now, &payload),
@@ -267,6 +289,7 @@ impl Transport {
             msg::IGNORE | msg::DEBUG => Ok(()),
             msg::UNIMPLEMENTED => self.on_unimplemented(&payload),
             8..=19 | 22..=29 => self.answer_unimplemented(self.current_sequence),
+            80.. if self.authenticated => self.on_message(payload),
             _ if is_first_exchange || !self.exchange.permits_receiving() => {
                 Err(Error::UnexpectedMessage {
                     number,
@@ -274,6 +297,7 @@ impl Transport {
                 })
             }
             30..=49 => self.answer_unimplemented(self.current_sequence),
+            msg::EXT_INFO if is_late_ext_info => self.answer_unimplemented(self.current_sequence),
             msg::EXT_INFO => self.ext_info.read(&payload),
             0 => Err(Error::InvalidMessage {
                 number,
@@ -290,8 +314,12 @@ impl Transport {
         match (number, self.role) {
             _ if !self.established => return refused("before the host key was accepted"),
             (80.., _) if !self.authenticated => return refused("before authentication"),
-            // RFC 4252 §5.1: further requests are silently ignored.
-            (50..=79, Role::Server) if self.authenticated => return Ok(()),
+            // RFC 4252 §5.1: further requests are silently ignored. A client that asks ahead is a likely one here,
+            // where the first answer may be a success.
+            (msg::USERAUTH_REQUEST, Role::Server) if self.authenticated => return Ok(()),
+            (51..=79, Role::Server) if self.authenticated => {
+                return self.answer_unimplemented(self.current_sequence);
+            }
             (50..=79, Role::Client) if self.authenticated => {
                 return refused("after authentication");
             }
@@ -321,6 +349,7 @@ impl Transport {
         let refused = Reader::new(&payload[1..])
             .u32()
             .map_err(Error::truncated(msg::UNIMPLEMENTED))?;
+        self.refused_sequence = Some(refused);
         match self.exchange {
             Exchange::Proposed { sequence, .. } if sequence == refused => {
                 Err(Error::KeyExchange("the other end does not change keys"))
@@ -442,6 +471,11 @@ impl Transport {
     /// Signature algorithms the server accepts for user authentication, when it told (RFC 8308 §3.1).
     pub fn server_sig_algs(&self) -> Option<&[String]> {
         self.ext_info.server_sig_algs()
+    }
+
+    /// Sequence number of the last packet that the other end answered with `SSH_MSG_UNIMPLEMENTED`.
+    pub fn refused_sequence(&self) -> Option<u32> {
+        self.refused_sequence
     }
 
     /// Whether the input ended inside a packet, so that its end would cut something off.

@@ -107,11 +107,13 @@ fn ext_info_has_its_places() {
         pair.server.write(&[next]);
         assert_unexpected(pair.run(), msg::EXT_INFO);
     }
-    // After a later key exchange it is no first message.
+    // After a later key exchange it is no first message. To a server, as to sshd, it is nothing at all then.
     let mut pair = Pair::ready(Config::default());
     pair.client.transport.initiate_rekey().unwrap();
     pair.run().unwrap();
     pair.client.write(&ext_info);
+    pair.run().unwrap();
+    pair.server.write(&ext_info);
     assert_unexpected(pair.run(), msg::EXT_INFO);
 }
 
@@ -250,8 +252,8 @@ fn an_error_is_told_to_the_other_end() {
     assert!(pair.server.messages().is_empty());
     pair.deliver_to_client().unwrap();
     let goodbye = Event::Disconnected {
-        reason: reason::MAC_ERROR,
-        description: "SSH packet is corrupt".to_owned(),
+        reason: reason::PROTOCOL_ERROR,
+        description: "Packet corrupt".to_owned(),
     };
     assert_eq!(pair.client.events.last(), Some(&goodbye));
 }
@@ -262,8 +264,11 @@ fn strangers_get_no_packets() {
     let request = b"GET / HTTP/1.1\r\n\r\n";
     let result = pair.server.receive(pair.now, request);
     assert!(matches!(result, Err(Error::NotSsh { seen }) if seen == "GET / HTTP/1.1"));
-    let greeting = format!("{}\r\n", version::OURS);
-    assert_eq!(pair.server.transport.output(), greeting.as_bytes());
+    let said = format!(
+        "{}\r\nInvalid SSH identification string.\r\n",
+        version::OURS
+    );
+    assert_eq!(pair.server.transport.output(), said.as_bytes());
     pair.server.receive(pair.now, b"SSH-2.0-late\r\n").unwrap();
     assert_eq!(pair.server.transport.peer_version(), "");
 }
