@@ -142,7 +142,7 @@ fn a_new_host_key_is_remembered_and_a_changed_one_refused() {
     )
     .expect("our own directory");
     other.identity.clone_from(&first.identity);
-    world.sshd = Some(other);
+    world.sshd = Some(std::sync::Arc::new(other));
     for mode in ["yes", "accept-new"] {
         let mut daemon = launch(&world, &["--strict-host-key", mode], false);
         let error = daemon.told("error: ");

@@ -40,7 +40,7 @@ pub(crate) async fn serve(hub: Arc<Hub>, listener: TcpListener) {
         // The semaphore is never closed, so the loop ends only by cancellation.
         while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
             match listener.accept().await {
-                Ok((stream, peer)) if !is_trusted(&stream, peer) => {
+                Ok((stream, peer)) if !is_trusted(&stream, peer).await => {
                     tracing::debug!(%peer, "refused: not a process of this user, or gone already");
                 }
                 Ok((stream, peer)) => {
@@ -68,8 +68,11 @@ pub(crate) async fn serve(hub: Arc<Hub>, listener: TcpListener) {
 ///
 /// An agent connects to ports of this machine as us. Whoever may start sessions gets what we get
 /// there: the endpoint of a running daemon, for one, which lets its owner in without a password.
-fn is_trusted(stream: &TcpStream, peer: SocketAddr) -> bool {
-    let uid = stream.local_addr().and_then(|local| peer::uid(peer, local));
+async fn is_trusted(stream: &TcpStream, peer: SocketAddr) -> bool {
+    let Ok(local) = stream.local_addr() else {
+        return false;
+    };
+    let uid = peer::uid(peer, local).await;
     matches!(uid, Ok(Some(uid)) if uid == 0 || uid == geteuid().as_raw())
 }
 

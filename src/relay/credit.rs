@@ -34,7 +34,9 @@ impl Limits {
 ///
 /// The receiver grants; what is passed on to the sender never runs more than a limit ahead of what
 /// the receiver's connection has taken: `passed <= min(granted, forwarded + limit)`. So at most the limit
-/// is ever queued here, and nobody has to stop reading to keep it so.
+/// is ever queued here, and nobody has to stop reading to keep it so. A sender that does not wait for its
+/// window has the same again: what to make of that is for the receiver to say, as it would without us (sshd
+/// takes the input of a command that comes with the request to run it, which is before it has granted any).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Credit {
     granted: u64,
@@ -43,9 +45,13 @@ pub(super) struct Credit {
     forwarded: u64,
 }
 
-/// The sender sent more than its window allowed (RFC 4254 §5.2).
+/// The sender sent far more than its window allowed (RFC 4254 §5.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Overrun;
+
+/// The receiver granted a window of more than 2^32 - 1 bytes (RFC 4254 §5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Overflow;
 
 impl Credit {
     /// Opens the account with the receiver's initial window, of which `limit` is passed on.
@@ -64,15 +70,18 @@ impl Credit {
     }
 
     /// The receiver adds `bytes` to the window; returns what to pass on now, zero for nothing.
-    pub(super) fn grant(&mut self, bytes: u32, limit: u32) -> u32 {
+    pub(super) fn grant(&mut self, bytes: u32, limit: u32) -> Result<u32, Overflow> {
         self.granted += u64::from(bytes);
-        self.pass(limit)
+        if self.granted.saturating_sub(self.received) > u64::from(u32::MAX) {
+            return Err(Overflow);
+        }
+        Ok(self.pass(limit))
     }
 
     /// `bytes` have come from the sender.
-    pub(super) fn receive(&mut self, bytes: u32) -> Result<(), Overrun> {
+    pub(super) fn receive(&mut self, bytes: u32, limit: u32) -> Result<(), Overrun> {
         self.received += u64::from(bytes);
-        if self.received > self.passed {
+        if self.received > self.passed + u64::from(limit) {
             return Err(Overrun);
         }
         Ok(())
@@ -113,20 +122,34 @@ mod tests {
     fn a_large_window_is_held_back_and_released_as_it_drains() {
         let mut credit = Credit::new(u32::MAX, 800);
         assert_eq!(credit.initial_window(), 800);
-        assert_eq!(credit.receive(800), Ok(()));
-        assert_eq!(credit.receive(1), Err(Overrun));
-        let mut credit = Credit::new(u32::MAX, 800);
-        credit.receive(800).unwrap();
+        credit.receive(800, 800).unwrap();
         assert_eq!(credit.forward(99, 800), 0);
         assert_eq!(credit.forward(1, 800), 100);
         assert_eq!(credit.queued(), 700);
     }
 
     #[test]
+    fn a_sender_may_run_ahead_of_its_window_for_as_much_as_the_limit() {
+        let mut credit = Credit::new(0, 800);
+        assert_eq!(credit.receive(800, 800), Ok(()));
+        assert_eq!(credit.receive(1, 800), Err(Overrun));
+    }
+
+    #[test]
+    fn a_window_has_32_bits() {
+        let mut credit = Credit::new(u32::MAX, 800);
+        assert_eq!(credit.grant(1, 800), Err(Overflow));
+        let mut credit = Credit::new(u32::MAX, 800);
+        credit.receive(5, 800).unwrap();
+        assert_eq!(credit.grant(5, 800), Ok(0));
+        assert_eq!(credit.grant(1, 800), Err(Overflow));
+    }
+
+    #[test]
     fn what_the_receiver_grants_within_the_limit_passes_at_once() {
         let mut credit = Credit::new(10, 800);
-        assert_eq!(credit.grant(1, 800), 1);
-        assert_eq!(credit.grant(5000, 800), 789);
+        assert_eq!(credit.grant(1, 800), Ok(1));
+        assert_eq!(credit.grant(5000, 800), Ok(789));
     }
 
     proptest! {
@@ -147,7 +170,7 @@ mod tests {
                     0 => {
                         let sent = u64::from(amount).min(sender_window);
                         sender_window -= sent;
-                        prop_assert_eq!(credit.receive(sent as u32), Ok(()));
+                        prop_assert_eq!(credit.receive(sent as u32, limit), Ok(()));
                     }
                     1 => {
                         let sent = u64::from(amount).min(credit.queued());
@@ -157,7 +180,8 @@ mod tests {
                     }
                     _ => {
                         receiver_window += u64::from(amount);
-                        sender_window += u64::from(credit.grant(amount, limit));
+                        let passed = credit.grant(amount, limit);
+                        sender_window += u64::from(passed.unwrap());
                     }
                 }
                 prop_assert!(credit.queued() + sender_window <= 1024);

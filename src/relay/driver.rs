@@ -30,6 +30,17 @@ pub struct Relay<L> {
     pair: Pair,
 }
 
+/// How a local client and its upstream parted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Parting {
+    /// The client left and upstream never heard of it: it can serve the next one.
+    Untouched,
+    /// Both are done with.
+    Over,
+    /// Upstream was gone before it heard anything. The client waits; what it said is kept for another upstream.
+    Unheard,
+}
+
 /// Why a side was left.
 #[derive(Debug)]
 enum End {
@@ -46,8 +57,8 @@ where
     /// Takes over `local`, which has just logged in.
     pub fn new(local: Connection<L>, limits: Limits) -> Self {
         Self {
+            pair: Pair::new(limits, is_openssh(local.peer_version())),
             local,
-            pair: Pair::new(limits),
         }
     }
 
@@ -61,13 +72,17 @@ where
     /// Returns `None` when the local client leaves first.
     pub async fn hold<T>(&mut self, upstream: impl Future<Output = T>) -> Option<T> {
         let mut upstream = pin!(upstream);
-        poll_fn(|cx| {
-            if let Poll::Ready(result) = upstream.as_mut().poll(cx) {
-                return Poll::Ready(Some(result));
+        let held = poll_fn(|cx| match upstream.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Ok(result)),
+            Poll::Pending => self.poll_local(cx).map(Err),
+        });
+        match held.await {
+            Ok(result) => Some(result),
+            Err(end) => {
+                self.reprove_local(&end).await;
+                None
             }
-            self.poll_local(cx).map(|()| None)
-        })
-        .await
+        }
     }
 
     /// There is no upstream: answers what was held with failure, and waits for the next request.
@@ -75,17 +90,23 @@ where
     /// Returns false when the local client leaves instead.
     pub async fn refuse(&mut self, reason: &str) -> bool {
         self.pair.refuse(reason);
-        poll_fn(|cx| {
+        let waiting = poll_fn(|cx| {
             if !self.pair.is_drained(Side::Upstream) {
-                return Poll::Ready(true);
+                return Poll::Ready(Ok(()));
             }
             match self.poll_local(cx) {
-                Poll::Ready(()) => Poll::Ready(false),
+                Poll::Ready(end) => Poll::Ready(Err(end)),
                 Poll::Pending if self.pair.is_drained(Side::Upstream) => Poll::Pending,
-                Poll::Pending => Poll::Ready(true),
+                Poll::Pending => Poll::Ready(Ok(())),
             }
-        })
-        .await
+        });
+        match waiting.await {
+            Ok(()) => true,
+            Err(end) => {
+                self.reprove_local(&end).await;
+                false
+            }
+        }
     }
 
     /// Says goodbye to the local client, with a reason for the person there.
@@ -96,9 +117,9 @@ where
 
     /// Passes messages on between the local client and `upstream` until one of them is gone.
     ///
-    /// Returns whether `upstream` is as good as new. When it is the one that is gone, the local client has
-    /// been told.
-    pub async fn join<U>(&mut self, upstream: &mut Connection<U>) -> bool
+    /// When it is upstream that is gone, the local client has been told; but if `may_be_stale`, an upstream
+    /// that was gone before it heard anything is [`Parting::Unheard`].
+    pub async fn join<U>(&mut self, upstream: &mut Connection<U>, may_be_stale: bool) -> Parting
     where
         U: AsyncRead + AsyncWrite + Unpin,
     {
@@ -106,21 +127,28 @@ where
         debug!(?side, ?end, "relay ends");
         match side {
             Side::Local => {
-                if let End::Misbehaved(error) = &end {
-                    self.local.disconnect(PROTOCOL_ERROR, &error.to_string());
-                    self.local.finish().await;
-                }
+                self.reprove_local(&end).await;
                 self.part_from_upstream(upstream).await
             }
+            Side::Upstream if may_be_stale && self.pair.take_back() => Parting::Unheard,
             Side::Upstream => {
                 self.tell_local(upstream.farewell().cloned(), end).await;
-                false
+                Parting::Over
             }
         }
     }
 
-    /// Passes on what the local client said last; then upstream is clean, or is left.
-    async fn part_from_upstream<U>(&mut self, upstream: &mut Connection<U>) -> bool
+    /// Tells a client that broke the rules which one, where sshd does.
+    async fn reprove_local(&mut self, end: &End) {
+        let End::Misbehaved(error) = end else { return };
+        if !matches!(error, pair::Error::WindowOverflow { .. }) {
+            self.local.disconnect(PROTOCOL_ERROR, &error.to_string());
+        }
+        self.local.finish().await;
+    }
+
+    /// Passes on what the local client said last; then upstream is untouched, or is left.
+    async fn part_from_upstream<U>(&mut self, upstream: &mut Connection<U>) -> Parting
     where
         U: AsyncRead + AsyncWrite + Unpin,
     {
@@ -136,12 +164,12 @@ where
             ready_or_again(cx, pair.is_drained(Side::Upstream) && flushed, moved).map(Ok)
         });
         let result: Result<Result<(), End>, _> = tokio::time::timeout(LAST_WORDS, drained).await;
-        if matches!(result, Ok(Ok(()))) && self.pair.leaves_no_trace() {
-            return true;
+        if matches!(result, Ok(Ok(()))) && self.pair.is_untouched() {
+            return Parting::Untouched;
         }
         upstream.disconnect(BY_APPLICATION, "disconnected by user");
         upstream.finish().await;
-        false
+        Parting::Over
     }
 
     /// Passes on what upstream said last, and why it is gone.
@@ -174,12 +202,12 @@ where
     }
 
     /// Serves the local side alone; ready when it is gone.
-    fn poll_local(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll_local(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         for _ in 0..ROUNDS {
             match pump(cx, &mut self.local, &mut self.pair, Side::Local) {
                 Ok(true) => {}
                 Ok(false) => return Poll::Pending,
-                Err(_) => return Poll::Ready(()),
+                Err(end) => return Poll::Ready(end),
             }
         }
         cx.waker().wake_by_ref();
@@ -211,6 +239,13 @@ where
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+}
+
+/// Whether sshd would take the client with this identification for one of its own kind.
+fn is_openssh(version: &str) -> bool {
+    version
+        .strip_prefix("SSH-2.0-")
+        .is_some_and(|software| software.starts_with("OpenSSH"))
 }
 
 /// Ready when `done`; otherwise pending, and polled again soon when something `moved`.

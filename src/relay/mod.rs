@@ -14,7 +14,7 @@ mod queue;
 mod tests;
 
 pub use credit::Limits;
-pub use driver::Relay;
+pub use driver::{Parting, Relay};
 pub use observer::{Observer, Traffic};
 pub use pair::{Error, Pair, Received};
 
@@ -42,6 +42,22 @@ impl Side {
 struct BySide<T> {
     local: T,
     upstream: T,
+}
+
+impl<T> BySide<T> {
+    /// `value` for `side`, and `other` for the other side.
+    fn new(side: Side, value: T, other: T) -> Self {
+        match side {
+            Side::Local => Self {
+                local: value,
+                upstream: other,
+            },
+            Side::Upstream => Self {
+                local: other,
+                upstream: value,
+            },
+        }
+    }
 }
 
 impl<T> std::ops::Index<Side> for BySide<T> {

@@ -14,42 +14,60 @@ pub struct Traffic {
     pub to_upstream: u64,
 }
 
+/// What a side says of itself as the receiver of a channel, in its OPEN or OPEN_CONFIRMATION.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Receiver {
+    /// The number it gives the channel.
+    pub(super) number: u32,
+    /// The window it grants at first, in bytes.
+    pub(super) window: u32,
+    /// The longest data message it takes, in bytes of payload.
+    pub(super) max_packet: u32,
+}
+
 /// A channel that one side asked for and the other has not answered.
 #[derive(Debug, Clone)]
 struct Opening {
-    /// Credit of the data that flows to the side that asked.
-    credit: Credit,
+    end: End,
     is_datagram: bool,
+}
+
+/// One end of a channel.
+#[derive(Debug, Clone)]
+pub(super) struct End {
+    /// The number it has there.
+    pub(super) number: u32,
+    /// The account of the data that flows to it.
+    pub(super) credit: Credit,
+    /// It has sent CLOSE. Nothing more may be said in its name, adjustments neither.
+    pub(super) has_closed: bool,
+    /// The longest data message it takes, in bytes of payload.
+    max_packet: u32,
 }
 
 /// A channel that both sides know.
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
-    /// The number each side gave it.
-    pub(super) numbers: BySide<u32>,
-    /// The account of the data that flows *to* each side.
-    pub(super) credit: BySide<Credit>,
-    /// Who has sent CLOSE. Nothing more may be said in its name, adjustments neither.
-    pub(super) closed: BySide<bool>,
+    pub(super) ends: BySide<End>,
     /// Each message is a packet of its own (OpenSSH PROTOCOL §2.3, `tun@openssh.com`).
-    pub(super) is_datagram: bool,
+    is_datagram: bool,
 }
 
-/// Reads along: channels, forwards and bytes of one local connection.
+/// Largest payload that is made of several data messages.
 ///
-/// Knows enough to answer two questions: where credit for a message goes, and whether the upstream
-/// connection is as it was before this client used it.
-#[derive(Debug, Default)]
-pub struct Observer {
-    openings: BySide<BTreeMap<u32, Opening>>,
-    channels: BTreeMap<u64, Channel>,
-    by_number: BySide<BTreeMap<u32, u64>>,
-    next_id: u64,
-    /// Global requests that each side has been sent and has not answered.
-    awaiting_reply: BySide<u32>,
-    /// Something was asked of upstream that outlives channels: a forward, an agent, a display.
-    lasting_request: bool,
-    traffic: Traffic,
+/// Small enough that merging costs little copying, large enough that a queue full of one-byte messages costs
+/// no more memory than its window.
+const MERGED_DATA_BYTES: u32 = 4096;
+
+impl End {
+    fn new(receiver: Receiver, limit: u32) -> Self {
+        Self {
+            number: receiver.number,
+            credit: Credit::new(receiver.window, limit),
+            has_closed: false,
+            max_packet: receiver.max_packet,
+        }
+    }
 }
 
 impl Channel {
@@ -62,6 +80,24 @@ impl Channel {
             length
         }
     }
+
+    /// How long a message to `side` may become when small ones are merged.
+    pub(super) fn max_merged(&self, side: Side) -> usize {
+        if self.is_datagram {
+            return 0;
+        }
+        self.ends[side].max_packet.min(MERGED_DATA_BYTES) as usize
+    }
+}
+
+/// Reads along: channels and bytes of one local connection.
+#[derive(Debug, Default)]
+pub struct Observer {
+    openings: BySide<BTreeMap<u32, Opening>>,
+    channels: BTreeMap<u64, Channel>,
+    by_number: BySide<BTreeMap<u32, u64>>,
+    next_id: u64,
+    traffic: Traffic,
 }
 
 impl Observer {
@@ -75,19 +111,6 @@ impl Observer {
         self.traffic
     }
 
-    /// Whether the upstream connection can serve another client as if it were new.
-    ///
-    /// True when every channel has been closed by both sides, no reply is outstanding, and nothing was
-    /// asked for that would outlive the client.
-    pub fn leaves_no_trace(&self) -> bool {
-        self.channels.is_empty()
-            && self.openings.local.is_empty()
-            && self.openings.upstream.is_empty()
-            && self.awaiting_reply.local == 0
-            && self.awaiting_reply.upstream == 0
-            && !self.lasting_request
-    }
-
     /// The limit of one channel's queue among those that are open or opening now.
     pub(super) fn limit(&self, limits: Limits) -> u32 {
         limits.share(self.known_channels())
@@ -97,43 +120,22 @@ impl Observer {
         self.channels.len() + self.openings.local.len() + self.openings.upstream.len()
     }
 
-    /// A global request from `from`.
-    pub(super) fn on_global_request(&mut self, from: Side, name: &[u8], want_reply: bool) {
-        if want_reply {
-            self.awaiting_reply[from.other()] += 1;
-        }
-        if from == Side::Local && !name.starts_with(b"keepalive@") {
-            self.lasting_request = true;
-        }
-    }
-
-    /// A reply to a global request, from `from`. One that answers nothing is the other side's to judge.
-    pub(super) fn on_global_reply(&mut self, from: Side) {
-        self.awaiting_reply[from] = self.awaiting_reply[from].saturating_sub(1);
-    }
-
-    /// A channel request from `from`.
-    pub(super) fn on_channel_request(&mut self, from: Side, name: &[u8]) {
-        let lasting = name == b"auth-agent-req@openssh.com" || name == b"x11-req";
-        self.lasting_request |= lasting && from == Side::Local;
-    }
-
-    /// `from` asks for a channel and grants `window`; returns the window to show the other side.
+    /// `from` asks for a channel; returns the window to show the other side.
     pub(super) fn on_open(
         &mut self,
         from: Side,
         kind: &[u8],
-        number: u32,
-        window: u32,
+        receiver: Receiver,
         limits: Limits,
     ) -> u32 {
-        let credit = Credit::new(window, limits.share(self.known_channels() + 1));
+        let end = End::new(receiver, limits.share(self.known_channels() + 1));
+        let window = end.credit.initial_window();
         let opening = Opening {
-            credit,
+            end,
             is_datagram: kind == b"tun@openssh.com",
         };
-        self.openings[from].insert(number, opening);
-        credit.initial_window()
+        self.openings[from].insert(receiver.number, opening);
+        window
     }
 
     /// `from` accepts channel `recipient` of the other side; returns the window to show it.
@@ -143,49 +145,22 @@ impl Observer {
         &mut self,
         from: Side,
         recipient: u32,
-        number: u32,
-        window: u32,
+        receiver: Receiver,
         limits: Limits,
     ) -> Option<u32> {
-        let opener = from.other();
-        let opening = self.openings[opener].remove(&recipient)?;
-        let accepted = Credit::new(window, self.limit(limits));
-        let (numbers, credit) = match from {
-            Side::Local => (
-                BySide {
-                    local: number,
-                    upstream: recipient,
-                },
-                BySide {
-                    local: accepted,
-                    upstream: opening.credit,
-                },
-            ),
-            Side::Upstream => (
-                BySide {
-                    local: recipient,
-                    upstream: number,
-                },
-                BySide {
-                    local: opening.credit,
-                    upstream: accepted,
-                },
-            ),
-        };
+        let opening = self.openings[from.other()].remove(&recipient)?;
+        let end = End::new(receiver, self.limit(limits));
+        let window = end.credit.initial_window();
         let id = self.next_id;
         self.next_id += 1;
-        self.by_number.local.insert(numbers.local, id);
-        self.by_number.upstream.insert(numbers.upstream, id);
-        self.channels.insert(
-            id,
-            Channel {
-                numbers,
-                credit,
-                closed: BySide::default(),
-                is_datagram: opening.is_datagram,
-            },
-        );
-        Some(accepted.initial_window())
+        self.by_number[from].insert(receiver.number, id);
+        self.by_number[from.other()].insert(recipient, id);
+        let channel = Channel {
+            ends: BySide::new(from, end, opening.end),
+            is_datagram: opening.is_datagram,
+        };
+        self.channels.insert(id, channel);
+        Some(window)
     }
 
     /// `from` refuses channel `recipient` of the other side.
@@ -199,21 +174,25 @@ impl Observer {
         self.channels.get_mut(id)
     }
 
-    /// `from` closes the channel that the other side numbers `recipient`.
-    pub(super) fn on_close(&mut self, from: Side, recipient: u32) {
-        let Some(&id) = self.by_number[from.other()].get(&recipient) else {
-            return;
+    /// `from` closes the channel that the other side numbers `recipient`; returns whether that side had closed
+    /// it before.
+    pub(super) fn on_close(&mut self, from: Side, recipient: u32) -> bool {
+        let to = from.other();
+        let Some(&id) = self.by_number[to].get(&recipient) else {
+            return false;
         };
         let Some(channel) = self.channels.get_mut(&id) else {
-            return;
+            return false;
         };
-        channel.closed[from] = true;
-        if channel.closed.local && channel.closed.upstream {
-            let numbers = channel.numbers.clone();
-            self.channels.remove(&id);
-            self.by_number.local.remove(&numbers.local);
-            self.by_number.upstream.remove(&numbers.upstream);
+        channel.ends[from].has_closed = true;
+        if !channel.ends[to].has_closed {
+            return false;
         }
+        let number = channel.ends[from].number;
+        self.channels.remove(&id);
+        self.by_number[from].remove(&number);
+        self.by_number[to].remove(&recipient);
+        true
     }
 
     /// `bytes` of channel data have left for `to`.

@@ -4,37 +4,37 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::credit::Limits;
-use super::observer::Observer;
+use super::observer::{Observer, Receiver};
 use super::queue::Queue;
 use super::{BySide, Side};
 use crate::ssh::messages::{
     Message, channel_failure, channel_open_failure, open_failure, request_failure,
     with_initial_window,
 };
-use crate::ssh::wire::Truncated;
 
 /// Why a side cannot be served any longer. Each is that side's own doing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Error {
-    /// A message does not hold the fields it must hold.
-    #[error("malformed connection message")]
-    Malformed(#[from] Truncated),
-    /// More data than the window allowed (RFC 4254 §5.2).
-    #[error("channel {recipient} received more data than its window allows")]
+    /// Far more data than the window allowed (RFC 4254 §5.2).
+    #[error("channel {recipient}: peer ignored channel window")]
     WindowOverrun {
         /// The receiver's number of the channel.
         recipient: u32,
     },
-    /// A session was asked for after `no-more-sessions@openssh.com`.
-    #[error("Possible attack: attempt to open a session after additional sessions disabled")]
-    SessionAfterNoMoreSessions,
-    /// A channel was accepted that nobody had asked for.
-    #[error("channel {recipient} was accepted but not asked for")]
-    UnexpectedConfirmation {
-        /// The number that the other side would have given it.
+    /// A window of more than 2^32 - 1 bytes was granted (RFC 4254 §5.2).
+    #[error("channel {recipient}: adjust overflows the window")]
+    WindowOverflow {
+        /// The number of the channel at the side that may send so much.
         recipient: u32,
     },
+    /// It goes on sending requests in a key exchange that it does not complete.
+    #[error("too many messages during a key exchange")]
+    Flood,
 }
+
+/// The first number of those left to local extensions (RFC 4250 §4.1.1), such as OpenSSH's ping. sshd does not
+/// answer them as it does other numbers that it does not know.
+const LOCAL_EXTENSIONS: u8 = 192;
 
 /// What became of a message given to [`Pair::receive`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,29 +45,35 @@ pub enum Received {
     Unimplemented,
 }
 
+/// Messages kept to be said again, in bytes. A client that has heard nothing has not asked for more.
+const UNHEARD_CAPACITY_BYTES: usize = 64 << 10;
+
 /// Joins a local connection and its upstream transport.
 ///
-/// Messages are passed on as they came, but for four things. `hostkeys-00@openssh.com` stays here,
-/// because the host key that the client sees is ours. `no-more-sessions@openssh.com` is kept by us
-/// towards this client, so that the transport can serve the next one. Initial windows are
-/// clamped and adjustments held back ([`Limits`]). And with no upstream to ask, [`Pair::refuse`] answers
-/// requests with failure.
+/// Messages are passed on as they came, even those that make no sense, for what to say to them is the other end's
+/// affair. There are four exceptions. `hostkeys-00@openssh.com` stays here, because the host key that
+/// the client sees is ours. `eow@openssh.com` reaches only a client that sshd would have told, by its name
+/// (OpenSSH PROTOCOL §2.1). Initial windows are clamped and adjustments held back
+/// ([`Limits`]). And with no upstream to ask, [`Pair::refuse`] answers requests with failure.
 #[derive(Debug)]
 pub struct Pair {
     limits: Limits,
+    local_is_openssh: bool,
     queues: BySide<Queue>,
     observer: Observer,
-    no_more_sessions: bool,
+    /// What was passed on to an upstream that has not reacted yet; none once it has, or when there is too much.
+    unheard: Option<Vec<Bytes>>,
 }
 
 impl Pair {
-    /// A pair through which nothing has passed yet.
-    pub fn new(limits: Limits) -> Self {
+    /// A pair through which nothing has passed yet, for a client that calls itself OpenSSH or does not.
+    pub fn new(limits: Limits, local_is_openssh: bool) -> Self {
         Self {
             limits,
+            local_is_openssh,
             queues: BySide::default(),
             observer: Observer::default(),
-            no_more_sessions: false,
+            unheard: Some(Vec::new()),
         }
     }
 
@@ -86,9 +92,20 @@ impl Pair {
         self.queues[to].is_empty()
     }
 
-    /// Whether the upstream transport is as good as new: all is said and nothing is left of this client.
-    pub fn leaves_no_trace(&self) -> bool {
-        self.observer.leaves_no_trace() && self.is_drained(Side::Upstream)
+    /// Whether upstream has not been told anything: it can serve another client as if it were new.
+    pub fn is_untouched(&self) -> bool {
+        self.unheard.as_ref().is_some_and(Vec::is_empty) && self.is_drained(Side::Upstream)
+    }
+
+    /// Takes back what upstream was told, to say it to another one; false when it may have heard it.
+    ///
+    /// For a transport that had died unnoticed while it was spare.
+    pub fn take_back(&mut self) -> bool {
+        let Some(messages) = &mut self.unheard else {
+            return false;
+        };
+        self.queues.upstream.push_front(std::mem::take(messages));
+        true
     }
 
     /// Takes `message`, numbered 80 or above, from `from`.
@@ -96,73 +113,108 @@ impl Pair {
     /// # Errors
     /// See [`enum@Error`]; `from` is to be disconnected.
     pub fn receive(&mut self, from: Side, message: Bytes) -> Result<Received, Error> {
-        let parsed = Message::parse(&message)?;
+        let parsed = Message::parse(&message);
         let to = from.other();
+        if self.queues[to].is_flooded() {
+            return Err(Error::Flood);
+        }
+        if from == Side::Upstream && !matches!(parsed, Message::GlobalRequest { .. }) {
+            self.unheard = None;
+        }
         match parsed {
-            Message::GlobalRequest { name, want_reply } => {
-                if self.keeps_global_request(from, name, want_reply) {
-                    return Ok(Received::Taken);
+            Message::GlobalRequest { name, .. } => {
+                let is_ours = from == Side::Upstream && name == b"hostkeys-00@openssh.com";
+                if !is_ours {
+                    self.queues[to].push_control(message);
                 }
-                self.observer.on_global_request(from, name, want_reply);
-                self.queues[to].push_control(message);
-            }
-            Message::GlobalReply => {
-                self.observer.on_global_reply(from);
-                self.queues[to].push_control(message);
             }
             Message::Open {
                 kind,
-                sender,
+                sender: number,
                 window,
+                max_packet,
             } => {
-                if from == Side::Local && self.no_more_sessions && kind == b"session" {
-                    return Err(Error::SessionAfterNoMoreSessions);
-                }
-                let window = self
-                    .observer
-                    .on_open(from, kind, sender, window, self.limits);
+                let receiver = Receiver {
+                    number,
+                    window,
+                    max_packet,
+                };
+                let window = self.observer.on_open(from, kind, receiver, self.limits);
                 self.queues[to].push_control(with_initial_window(message, window));
             }
             Message::OpenConfirmation {
                 recipient,
-                sender,
+                sender: number,
                 window,
+                max_packet,
             } => {
-                let window = self
+                let receiver = Receiver {
+                    number,
+                    window,
+                    max_packet,
+                };
+                let shown = self
                     .observer
-                    .on_confirmation(from, recipient, sender, window, self.limits)
-                    .ok_or(Error::UnexpectedConfirmation { recipient })?;
-                self.queues[to].push_control(with_initial_window(message, window));
+                    .on_confirmation(from, recipient, receiver, self.limits);
+                let message = match shown {
+                    Some(window) => with_initial_window(message, window),
+                    None => message,
+                };
+                self.queues[to].push_control(message);
             }
             Message::OpenFailure { recipient } => {
                 self.observer.on_open_failure(from, recipient);
                 self.queues[to].push_control(message);
             }
-            Message::WindowAdjust { recipient, bytes } => self.grant(from, recipient, bytes),
+            Message::WindowAdjust { recipient, bytes } => {
+                let limit = self.observer.limit(self.limits);
+                match self.observer.channel(to, recipient) {
+                    // After its CLOSE it means nothing.
+                    Some(channel) if channel.ends[from].has_closed => {}
+                    Some(channel) => {
+                        let adjustment = channel.ends[from].credit.grant(bytes, limit);
+                        let adjustment =
+                            adjustment.map_err(|_| Error::WindowOverflow { recipient })?;
+                        self.queues[to].adjust(recipient, adjustment);
+                    }
+                    None => self.queues[to].push_control(message),
+                }
+            }
             Message::Data { recipient, length } => {
-                let Some(channel) = self.observer.channel(to, recipient) else {
-                    // The other side decides what it thinks of data for no channel.
-                    self.queues[to].push_control(message);
-                    return Ok(Received::Taken);
-                };
-                let cost = channel.window_cost(length);
-                let overrun = channel.credit[to].receive(cost);
-                overrun.map_err(|_| Error::WindowOverrun { recipient })?;
-                self.queues[to].push_data(recipient, message, channel.is_datagram);
+                let limit = self.observer.limit(self.limits);
+                match self.observer.channel(to, recipient) {
+                    Some(channel) => {
+                        let cost = channel.window_cost(length);
+                        let overrun = channel.ends[to].credit.receive(cost, limit);
+                        overrun.map_err(|_| Error::WindowOverrun { recipient })?;
+                        self.queues[to].push_data(recipient, message, channel.max_merged(to));
+                    }
+                    None => self.queues[to].push_control(message),
+                }
             }
             Message::Close { recipient } => {
                 self.queues[to].forget_adjustment(recipient);
-                self.observer.on_close(from, recipient);
+                if self.observer.on_close(from, recipient) {
+                    // It does not listen any more, and may wait for the place of this channel.
+                    self.queues[to].discard(recipient);
+                }
                 self.queues[to].push(recipient, message);
             }
             Message::Request {
                 recipient, name, ..
             } => {
-                self.observer.on_channel_request(from, name);
-                self.queues[to].push(recipient, message);
+                let is_foreign =
+                    from == Side::Upstream && name == b"eow@openssh.com" && !self.local_is_openssh;
+                if !is_foreign {
+                    self.queues[to].push(recipient, message);
+                }
             }
             Message::Eof { recipient } | Message::Reply { recipient } => {
                 self.queues[to].push(recipient, message);
+            }
+            Message::GlobalReply | Message::Malformed => self.queues[to].push_control(message),
+            Message::Unknown if message[0] >= LOCAL_EXTENSIONS => {
+                self.queues[to].push_control(message);
             }
             Message::Unknown => return Ok(Received::Unimplemented),
         }
@@ -173,18 +225,22 @@ impl Pair {
     pub fn next_message(&mut self, to: Side) -> Option<Bytes> {
         let popped = self.queues[to].pop()?;
         if let Some(recipient) = popped.data_of
-            && let Ok(Message::Data { length, .. }) = Message::parse(&popped.message)
+            && let Message::Data { length, .. } = Message::parse(&popped.message)
         {
             self.observer.on_forwarded(to, length);
             let limit = self.observer.limit(self.limits);
             if let Some(channel) = self.observer.channel(to, recipient) {
                 let cost = channel.window_cost(length);
-                let adjustment = channel.credit[to].forward(cost, limit);
-                let sender = channel.numbers[to.other()];
-                if !channel.closed[to] {
+                let end = &mut channel.ends[to];
+                let adjustment = end.credit.forward(cost, limit);
+                if !end.has_closed {
+                    let sender = channel.ends[to.other()].number;
                     self.queues[to.other()].adjust(sender, adjustment);
                 }
             }
+        }
+        if to == Side::Upstream {
+            self.remember(&popped.message);
         }
         Some(popped.message)
     }
@@ -194,12 +250,7 @@ impl Pair {
     /// `reason` is the text of the channel open failures, for the person at the client.
     pub fn refuse(&mut self, reason: &str) {
         while let Some(popped) = self.queues.upstream.pop() {
-            let Ok(parsed) = Message::parse(&popped.message) else {
-                continue;
-            };
-            if let Message::GlobalRequest { .. } = parsed {
-                self.observer.on_global_reply(Side::Upstream);
-            }
+            let parsed = Message::parse(&popped.message);
             if let Message::Open { sender, .. } = parsed {
                 self.observer.on_open_failure(Side::Upstream, sender);
             }
@@ -209,28 +260,20 @@ impl Pair {
         }
     }
 
-    /// `from` adds `bytes` to the window of the channel that the other side numbers `recipient`.
-    fn grant(&mut self, from: Side, recipient: u32, bytes: u32) {
-        let to = from.other();
-        let limit = self.observer.limit(self.limits);
-        // For no channel of ours, or one that its receiver has closed, it means nothing.
-        if let Some(channel) = self.observer.channel(to, recipient)
-            && !channel.closed[from]
-        {
-            let adjustment = channel.credit[from].grant(bytes, limit);
-            self.queues[to].adjust(recipient, adjustment);
-        }
-    }
-
-    /// Whether a global request ends here; see the type's description.
-    fn keeps_global_request(&mut self, from: Side, name: &[u8], want_reply: bool) -> bool {
-        match (from, name) {
-            (Side::Upstream, b"hostkeys-00@openssh.com") => true,
-            (Side::Local, b"no-more-sessions@openssh.com") if !want_reply => {
-                self.no_more_sessions = true;
-                true
-            }
-            _ => false,
+    /// Keeps what upstream is told until it reacts. Only requests that stand for themselves can be said again.
+    fn remember(&mut self, message: &Bytes) {
+        let Some(unheard) = &mut self.unheard else {
+            return;
+        };
+        let stands_for_itself = matches!(
+            Message::parse(message),
+            Message::Open { .. } | Message::GlobalRequest { .. }
+        );
+        let bytes: usize = unheard.iter().map(Bytes::len).sum();
+        if stands_for_itself && bytes + message.len() <= UNHEARD_CAPACITY_BYTES {
+            unheard.push(message.clone());
+        } else {
+            self.unheard = None;
         }
     }
 }

@@ -37,8 +37,9 @@ impl Policy for Owner {
         match self.verdict() {
             // For clients that ask for the methods by one that is not among them.
             Verdict::Accept => &["publickey", "password", "keyboard-interactive"],
-            // Nothing helps a stranger, so that nobody is to type a password in vain.
-            Verdict::Continue | Verdict::Reject => &[],
+            // Nothing helps a stranger. To OpenSSH no method at all means that any may be tried, and nobody is
+            // to type a password in vain.
+            Verdict::Continue | Verdict::Reject => &["publickey"],
         }
     }
 
@@ -46,17 +47,8 @@ impl Policy for Owner {
         self.verdict()
     }
 
-    fn publickey(&mut self, _user: &str, _key: &PublicKey, _algorithm: &str) -> Verdict {
-        self.verdict()
-    }
-
-    fn certificate(
-        &mut self,
-        _user: &str,
-        _certificate: &Certificate,
-        _algorithm: &str,
-    ) -> Verdict {
-        self.verdict()
+    fn any_key(&mut self, _user: &str) -> bool {
+        self.verdict() == Verdict::Accept
     }
 
     fn password(&mut self, _user: &str) -> Verdict {
@@ -122,7 +114,7 @@ impl Rule {
     ///
     /// # Errors
     /// When the kernel does not show its socket table.
-    pub fn of_client(
+    pub async fn of_client(
         &self,
         peer: SocketAddr,
         local: SocketAddr,
@@ -131,13 +123,16 @@ impl Rule {
         let kind = match self {
             Self::Owner => Kind::Owner(Owner {
                 owner: rustix::process::geteuid().as_raw(),
-                peer: peer::uid(peer, local)?,
+                peer: peer::uid(peer, local).await?,
             }),
             Self::Keys(authorized) => Kind::Keys(Keys {
                 authorized: Arc::clone(authorized),
             }),
         };
-        Ok(Access { kind, greeting })
+        Ok(Access {
+            greeting,
+            ..Access::from(kind)
+        })
     }
 }
 
@@ -146,7 +141,13 @@ impl Rule {
 pub struct Access {
     kind: Kind,
     greeting: Option<String>,
+    /// The client cannot cope with being let in before it has shown anything: its first `none` is refused.
+    must_be_asked: bool,
 }
+
+/// Software that takes it for a failure when it asks for the methods and is let in: Trilead and Ganymed want a list
+/// of them, and so does libgit2, which is on libssh2.
+const MUST_BE_ASKED: [&str; 3] = ["Trilead", "Ganymed", "libssh2"];
 
 #[derive(Debug, Clone)]
 enum Kind {
@@ -154,21 +155,25 @@ enum Kind {
     Keys(Keys),
 }
 
+impl From<Kind> for Access {
+    fn from(kind: Kind) -> Self {
+        Self {
+            kind,
+            greeting: None,
+            must_be_asked: false,
+        }
+    }
+}
+
 impl From<Owner> for Access {
     fn from(owner: Owner) -> Self {
-        Self {
-            kind: Kind::Owner(owner),
-            greeting: None,
-        }
+        Kind::Owner(owner).into()
     }
 }
 
 impl From<Keys> for Access {
     fn from(keys: Keys) -> Self {
-        Self {
-            kind: Kind::Keys(keys),
-            greeting: None,
-        }
+        Kind::Keys(keys).into()
     }
 }
 
@@ -197,8 +202,20 @@ impl Policy for Access {
         }
     }
 
+    fn meet(&mut self, version: &str) {
+        let software = version.strip_prefix("SSH-2.0-").unwrap_or(version);
+        self.must_be_asked = MUST_BE_ASKED.iter().any(|name| software.starts_with(name));
+    }
+
     fn none(&mut self, user: &str) -> Verdict {
+        if std::mem::take(&mut self.must_be_asked) {
+            return Verdict::Reject;
+        }
         self.policy().none(user)
+    }
+
+    fn any_key(&mut self, user: &str) -> bool {
+        self.policy().any_key(user)
     }
 
     fn publickey(&mut self, user: &str, key: &PublicKey, algorithm: &str) -> Verdict {
@@ -249,7 +266,28 @@ mod tests {
             assert_eq!(access.keyboard_interactive("anything"), expected);
             let is_refused = expected == Verdict::Reject;
             assert_eq!(access.banner("anything").is_some(), is_refused, "{peer:?}");
-            assert_eq!(access.methods().is_empty(), is_refused, "{peer:?}");
+            assert_eq!(access.any_key("anything"), !is_refused, "{peer:?}");
+            // An empty list would have OpenSSH try all it knows.
+            assert!(access.methods().contains(&"publickey"), "{peer:?}");
+            assert_eq!(access.methods().contains(&"password"), !is_refused);
+        }
+    }
+
+    #[test]
+    fn software_that_must_be_asked_is_asked_once() {
+        let owner = Owner {
+            owner: 1000,
+            peer: Some(1000),
+        };
+        for (version, first) in [
+            ("SSH-2.0-OpenSSH_9.2p1", Verdict::Accept),
+            ("SSH-2.0-libssh2_1.10.0", Verdict::Reject),
+            ("SSH-2.0-TrileadSSH2Java_213", Verdict::Reject),
+        ] {
+            let mut access = Access::from(owner);
+            access.meet(version);
+            assert_eq!(access.none("anything"), first, "{version}");
+            assert_eq!(access.none("anything"), Verdict::Accept, "{version}");
         }
     }
 

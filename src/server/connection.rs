@@ -9,14 +9,13 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
-use super::Shared;
 use super::access::Access;
-use super::half_open::Place;
-use crate::relay::Relay;
+use super::{Arrival, Shared};
+use crate::relay::{Parting, Relay};
 use crate::ssh::{self, Connection};
 use crate::upstream::{self, Transport};
 
-/// Logs the client in, joins it to an upstream transport, and gives that one back if it is clean.
+/// Logs the client in, joins it to an upstream transport, and gives that one back if the client never used it.
 ///
 /// When the client will probably be let in, the transport is sought while it logs in, so that the two
 /// key exchanges overlap.
@@ -25,14 +24,19 @@ use crate::upstream::{self, Transport};
 /// When the client did not get as far as being logged in.
 pub(super) async fn serve(
     shared: Arc<Shared>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    place: Place,
+    arrival: Arrival,
     stop: CancellationToken,
 ) -> Result<(), ssh::Error> {
+    let Arrival {
+        stream,
+        peer,
+        lookup,
+        place,
+    } = arrival;
     let Some(mut access) = identify(&shared, &stream, peer).await else {
         return Ok(());
     };
+    drop(lookup);
     let early = match access.is_promising() {
         true => shared.early_leases.try_acquire().ok(),
         false => None,
@@ -74,23 +78,18 @@ pub(super) async fn serve(
 }
 
 /// Who is at the other end, and what that allows; none when it cannot be told or the client has left.
-async fn identify(shared: &Arc<Shared>, stream: &TcpStream, peer: SocketAddr) -> Option<Access> {
+async fn identify(shared: &Shared, stream: &TcpStream, peer: SocketAddr) -> Option<Access> {
     let local = stream
         .set_nodelay(true)
         .and_then(|()| stream.local_addr())
         .ok()?;
-    let shared = Arc::clone(shared);
     let greeting = shared.upstream.banner();
-    // The kernel's table is read as a file, and is long where there are many connections.
-    let access =
-        tokio::task::spawn_blocking(move || shared.access.of_client(peer, local, greeting)).await;
-    match access {
-        Ok(Ok(access)) => Some(access),
-        Ok(Err(error)) => {
+    match shared.access.of_client(peer, local, greeting).await {
+        Ok(access) => Some(access),
+        Err(error) => {
             warn!(%peer, %error, "cannot tell who is connecting");
             None
         }
-        Err(_) => None,
     }
 }
 
@@ -117,29 +116,36 @@ async fn serve_relay(
 }
 
 /// Joins the client to a transport. As long as there is none, each of its requests is held for a while
-/// and then refused, and the next one is another try.
+/// and then refused, and the next one is another try. A transport that turns out to have died before
+/// its first use is replaced, once.
 async fn serve_until_gone(
     shared: &Shared,
     relay: &mut Relay<TcpStream>,
     lease: impl Future<Output = Result<Transport, upstream::Error>>,
 ) {
     let mut held = relay.hold(lease).await;
+    let mut may_be_stale = true;
     loop {
-        match held {
+        held = match held {
             None => return,
             Some(Ok(mut transport)) => {
-                if relay.join(&mut transport.connection).await {
-                    shared.upstream.give_back(transport);
+                match relay.join(&mut transport.connection, may_be_stale).await {
+                    Parting::Untouched => return shared.upstream.give_back(transport),
+                    Parting::Over => return,
+                    Parting::Unheard => {
+                        info!("the transport was dead, logging in again");
+                        may_be_stale = false;
+                        relay.hold(shared.upstream.lease_new()).await
+                    }
                 }
-                return;
             }
             Some(Err(error)) => {
                 info!(%error, "no upstream for this client");
                 if !relay.refuse(&error.for_client()).await {
                     return;
                 }
+                relay.hold(shared.upstream.lease()).await
             }
-        }
-        held = relay.hold(shared.upstream.lease()).await;
+        };
     }
 }

@@ -12,12 +12,12 @@ use std::time::Duration;
 
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
-use self::half_open::HalfOpen;
+use self::half_open::{HalfOpen, Place};
 use crate::relay;
 use crate::report::one_line;
 use crate::ssh::{self, HostKey, ServerConfig, transport};
@@ -78,13 +78,29 @@ struct Shared {
     access: access::Rule,
     limits: relay::Limits,
     upstream: Upstream,
+    /// Permits to accept a client and look up who it is.
+    lookups: Arc<Semaphore>,
     /// Permits to seek a transport for a client that has not logged in.
     early_leases: Semaphore,
+}
+
+/// A client that has just come.
+struct Arrival {
+    stream: TcpStream,
+    peer: SocketAddr,
+    /// Given back when it is known who it is.
+    lookup: Option<OwnedSemaphorePermit>,
+    place: Place,
 }
 
 /// Clients that may have a transport sought for them before they have logged in. More than a few at
 /// once are not people, and each could cost the target a login.
 const EARLY_LEASES: usize = 4;
+
+/// Clients that are looked up at the same time. In a flood the others wait in the kernel's backlog, where they cost
+/// nothing; a client that is in is not slowed down by hundreds of threads that read the kernel's tables, nor
+/// pushed out by newcomers before it had its chance.
+const LOOKUPS: usize = 4;
 
 /// How long accepting pauses when the system is out of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -108,6 +124,7 @@ impl Server {
                 access: options.access,
                 limits: options.limits,
                 upstream,
+                lookups: Arc::new(Semaphore::new(LOOKUPS)),
                 early_leases: Semaphore::new(EARLY_LEASES),
             }),
         })
@@ -123,13 +140,19 @@ impl Server {
         let connections = TaskTracker::new();
         let half_open = HalfOpen::default();
         loop {
-            let accepted = tokio::select! {
+            let (lookup, accepted) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = self.listener.accept() => accepted,
+                next = self.accept() => next,
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    self.serve(stream, peer, &connections, &half_open, &stop);
+                    let arrival = Arrival {
+                        stream,
+                        peer,
+                        lookup,
+                        place: half_open.enter(&stop),
+                    };
+                    self.serve(arrival, &connections, &stop);
                 }
                 Err(error) => {
                     warn!(%error, "cannot accept a connection");
@@ -142,20 +165,25 @@ impl Server {
         connections.wait().await;
     }
 
-    fn serve(
+    /// The next client, once it can be looked up.
+    async fn accept(
         &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        connections: &TaskTracker,
-        half_open: &HalfOpen,
-        stop: &CancellationToken,
+    ) -> (
+        Option<OwnedSemaphorePermit>,
+        std::io::Result<(TcpStream, SocketAddr)>,
     ) {
-        let login = half_open.enter(stop);
+        // The semaphore is never closed.
+        let lookup = Arc::clone(&self.shared.lookups).acquire_owned().await.ok();
+        (lookup, self.listener.accept().await)
+    }
+
+    fn serve(&self, arrival: Arrival, connections: &TaskTracker, stop: &CancellationToken) {
+        let peer = arrival.peer;
         let shared = Arc::clone(&self.shared);
         let port = self.address.port();
         let stop = stop.clone();
         connections.spawn(async move {
-            match connection::serve(shared, stream, peer, login, stop).await {
+            match connection::serve(shared, arrival, stop).await {
                 Ok(()) => {}
                 Err(ssh::Error::Transport(transport::Error::NotSsh { seen })) => {
                     warn!(%peer, seen, "a client does not speak SSH; hint: ssh -p {port}");

@@ -33,11 +33,13 @@ pub enum Message<'a> {
         kind: &'a [u8],
         sender: u32,
         window: u32,
+        max_packet: u32,
     },
     OpenConfirmation {
         recipient: u32,
         sender: u32,
         window: u32,
+        max_packet: u32,
     },
     OpenFailure {
         recipient: u32,
@@ -68,14 +70,18 @@ pub enum Message<'a> {
     },
     /// A number that RFC 4254 does not define.
     Unknown,
+    /// Its fields do not fill it, or do not fit in it.
+    Malformed,
 }
 
 impl<'a> Message<'a> {
-    /// Reads the fields of `message` that are listed above; the rest of it is not looked at.
-    ///
-    /// # Errors
-    /// [`Truncated`] when a field is cut short: whoever sent it is broken.
-    pub fn parse(message: &'a [u8]) -> Result<Self, Truncated> {
+    /// Reads the fields of `message` that are listed above. What may follow them is not looked at; after data
+    /// and adjustments nothing may.
+    pub fn parse(message: &'a [u8]) -> Self {
+        Self::try_parse(message).unwrap_or(Self::Malformed)
+    }
+
+    fn try_parse(message: &'a [u8]) -> Result<Self, Truncated> {
         let mut reader = Reader::new(message);
         Ok(match reader.u8()? {
             msg::GLOBAL_REQUEST => Self::GlobalRequest {
@@ -87,30 +93,35 @@ impl<'a> Message<'a> {
                 kind: reader.string()?,
                 sender: reader.u32()?,
                 window: reader.u32()?,
+                max_packet: reader.u32()?,
             },
             msg::CHANNEL_OPEN_CONFIRMATION => Self::OpenConfirmation {
                 recipient: reader.u32()?,
                 sender: reader.u32()?,
                 window: reader.u32()?,
+                max_packet: reader.u32()?,
             },
             msg::CHANNEL_OPEN_FAILURE => Self::OpenFailure {
                 recipient: reader.u32()?,
             },
-            msg::CHANNEL_WINDOW_ADJUST => Self::WindowAdjust {
-                recipient: reader.u32()?,
-                bytes: reader.u32()?,
-            },
-            msg::CHANNEL_DATA => Self::Data {
-                recipient: reader.u32()?,
-                length: reader.string()?.len() as u32,
-            },
-            msg::CHANNEL_EXTENDED_DATA => Self::Data {
-                recipient: reader.u32()?,
-                length: {
-                    reader.u32()?;
-                    reader.string()?.len() as u32
-                },
-            },
+            msg::CHANNEL_WINDOW_ADJUST => {
+                let (recipient, bytes) = (reader.u32()?, reader.u32()?);
+                if !reader.is_empty() {
+                    return Ok(Self::Malformed);
+                }
+                Self::WindowAdjust { recipient, bytes }
+            }
+            number @ (msg::CHANNEL_DATA | msg::CHANNEL_EXTENDED_DATA) => {
+                let recipient = reader.u32()?;
+                if number == msg::CHANNEL_EXTENDED_DATA {
+                    let _type_code = reader.u32()?;
+                }
+                let length = reader.string()?.len() as u32;
+                if !reader.is_empty() {
+                    return Ok(Self::Malformed);
+                }
+                Self::Data { recipient, length }
+            }
             msg::CHANNEL_EOF => Self::Eof {
                 recipient: reader.u32()?,
             },
@@ -135,8 +146,8 @@ impl<'a> Message<'a> {
 /// Any other message comes back unchanged.
 pub fn with_initial_window(message: Bytes, window: u32) -> Bytes {
     let offset = match Message::parse(&message) {
-        Ok(Message::Open { kind, .. }) => 1 + 4 + kind.len() + 4,
-        Ok(Message::OpenConfirmation { .. }) => 1 + 4 + 4,
+        Message::Open { kind, .. } => 1 + 4 + kind.len() + 4,
+        Message::OpenConfirmation { .. } => 1 + 4 + 4,
         _ => return message,
     };
     let mut patched = BytesMut::from(message);
@@ -144,18 +155,12 @@ pub fn with_initial_window(message: Bytes, window: u32) -> Bytes {
     patched.freeze()
 }
 
-/// Largest result of [`merge_data`].
-///
-/// Small enough that merging costs little copying and fits every `maximum packet size` in use,
-/// large enough that a queue full of one-byte messages costs no more memory than its window.
-const MERGED_DATA_BYTES: usize = 4096;
-
 /// Appends the payload of the data message `next` to the one of `tail`.
 ///
 /// Returns false, and changes nothing, when they are not data of the same kind for the same channel,
-/// or when the result would be long enough to stand alone. A channel is a byte stream: where
+/// or when together they have more than `max_payload` bytes. A channel is a byte stream: where
 /// messages begin and end in it means nothing (RFC 4254 §5.2), except in one of datagrams.
-pub fn merge_data(tail: &mut Bytes, next: &[u8]) -> bool {
+pub fn merge_data(tail: &mut Bytes, next: &[u8], max_payload: usize) -> bool {
     // Number and recipient, and for extended data its type code.
     let stream = match next.first() {
         Some(&msg::CHANNEL_DATA) => 1 + 4,
@@ -163,8 +168,13 @@ pub fn merge_data(tail: &mut Bytes, next: &[u8]) -> bool {
         _ => return false,
     };
     let header = stream + 4;
-    let fits = tail.len() + next.len() <= MERGED_DATA_BYTES && next.len() >= header;
-    if !fits || tail.get(..stream) != next.get(..stream) {
+    if tail.len() < header
+        || next.len() < header
+        || tail.len() + next.len() - 2 * header > max_payload
+    {
+        return false;
+    }
+    if tail[..stream] != next[..stream] {
         return false;
     }
     let mut merged = BytesMut::from(std::mem::take(tail));
@@ -240,10 +250,10 @@ mod tests {
     #[test]
     fn small_data_of_one_channel_is_merged() {
         let mut tail = data(3, b"ab");
-        assert!(merge_data(&mut tail, &data(3, b"cd")));
+        assert!(merge_data(&mut tail, &data(3, b"cd"), 4));
         assert_eq!(tail, data(3, b"abcd"));
-        assert!(!merge_data(&mut tail, &data(4, b"x")));
-        assert!(!merge_data(&mut tail, &data(3, &[0; MERGED_DATA_BYTES])));
+        assert!(!merge_data(&mut tail, &data(4, b"x"), 100));
+        assert!(!merge_data(&mut tail, &data(3, b"e"), 4));
         assert_eq!(tail, data(3, b"abcd"));
     }
 
@@ -259,22 +269,24 @@ mod tests {
             Bytes::from(message)
         };
         let mut tail = stderr(b"ab");
-        assert!(!merge_data(&mut tail, &data(3, b"x")));
-        assert!(merge_data(&mut tail, &stderr(b"cd")));
+        assert!(!merge_data(&mut tail, &data(3, b"x"), 100));
+        assert!(merge_data(&mut tail, &stderr(b"cd"), 100));
         assert_eq!(tail, stderr(b"abcd"));
     }
 
     #[test]
-    fn a_message_cut_short_is_an_error() {
+    fn a_message_cut_short_or_too_long_is_malformed() {
         let whole = data(3, b"abcd");
         for end in 0..whole.len() {
-            assert_eq!(Message::parse(&whole[..end]), Err(Truncated), "{end}");
+            assert_eq!(Message::parse(&whole[..end]), Message::Malformed, "{end}");
         }
+        let long = [&whole[..], b"x"].concat();
+        assert_eq!(Message::parse(&long), Message::Malformed);
     }
 
     #[test]
     fn numbers_nobody_defined_are_unknown() {
-        assert_eq!(Message::parse(&[101]), Ok(Message::Unknown));
-        assert_eq!(Message::parse(&[255, 1]), Ok(Message::Unknown));
+        assert_eq!(Message::parse(&[101]), Message::Unknown);
+        assert_eq!(Message::parse(&[255, 1]), Message::Unknown);
     }
 }

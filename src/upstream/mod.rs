@@ -98,7 +98,7 @@ impl Upstream {
             tasks,
         });
         let upstream = Self { shared };
-        upstream.shared.tasks.spawn(upstream.clone().keep_a_spare());
+        upstream.shared.tasks.spawn(upstream.clone().keep_spares());
         upstream
     }
 
@@ -123,22 +123,28 @@ impl Upstream {
     /// Why there is none: at once when waiting cannot heal it ([`Error::is_final`]), after
     /// [`Options::hold`] otherwise.
     pub async fn lease(&self) -> Result<Transport, Error> {
-        let Shared { pool, wanted, .. } = &*self.shared;
+        match self.shared.pool.take().await {
+            Some(transport) => Ok(transport),
+            None => self.lease_new().await,
+        }
+    }
+
+    /// A transport that logs in now, whatever is spare.
+    ///
+    /// # Errors
+    /// As [`Upstream::lease`].
+    pub async fn lease_new(&self) -> Result<Transport, Error> {
+        self.shared.wanted.notify_one();
         let mut last_failure = None;
-        let lease = async {
-            if let Some(transport) = pool.take().await {
-                return Ok(transport);
-            }
-            wanted.notify_one();
-            self.shared.log_in(&mut last_failure).await
-        };
-        match tokio::time::timeout(self.shared.hold, lease).await {
+        let login = self.shared.log_in(&mut last_failure);
+        match tokio::time::timeout(self.shared.hold, login).await {
             Ok(leased) => leased,
             Err(_) => Err(last_failure.unwrap_or_else(|| self.shared.why_not())),
         }
     }
 
-    /// Takes back a transport that has no trace of its client.
+    /// Takes back a transport whose client asked nothing of it. What sshd keeps of one that did (groups, limits,
+    /// its message of the day already told) is not for the next client.
     pub fn give_back(&self, transport: Transport) {
         self.shared.pool.put(transport);
     }
@@ -155,8 +161,8 @@ impl Upstream {
         self.shared.tasks.wait().await;
     }
 
-    /// Keeps one transport spare while the tunnel is up.
-    async fn keep_a_spare(self) {
+    /// Keeps transports spare while the tunnel is up.
+    async fn keep_spares(self) {
         let Shared { pool, stop, .. } = &*self.shared;
         let mut pause = SPARE_PAUSE;
         loop {

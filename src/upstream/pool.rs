@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -13,14 +12,13 @@ use tracing::debug;
 use super::Transport;
 use crate::ssh::messages::{Message, channel_open_failure, open_failure, request_failure};
 
+/// Transports kept ready: many a tool opens a second connection while the first one is open.
+const READY: usize = 2;
+
 /// Transports kept at the most; more than that are closed when they come back.
 const CAPACITY: usize = 4;
 
-/// How long the pool may be empty before a spare is made: a client that is done soon gives one back, and
-/// a login costs both ends work.
-const PATIENCE: Duration = Duration::from_millis(200);
-
-/// Spare transports, the one used last on top.
+/// Spare transports, the newest on top.
 pub(super) struct Pool {
     spares: Arc<Mutex<Vec<Spare>>>,
     next_id: AtomicU64,
@@ -85,16 +83,10 @@ impl Pool {
         self.changed.notify_one();
     }
 
-    /// Waits until there has been no spare for a while.
+    /// Waits until there are fewer spares than there should be.
     pub(super) async fn is_short(&self) {
-        loop {
-            while !self.lock().is_empty() {
-                self.changed.notified().await;
-            }
-            tokio::time::sleep(PATIENCE).await;
-            if self.lock().is_empty() {
-                return;
-            }
+        while self.lock().len() >= READY {
+            self.changed.notified().await;
         }
     }
 
@@ -149,7 +141,7 @@ async fn keep(
 
 /// What an idle client says to sshd: keepalives are answered, channels refused, the rest ignored.
 fn answer_to(message: &[u8]) -> Option<bytes::Bytes> {
-    match Message::parse(message).ok()? {
+    match Message::parse(message) {
         Message::GlobalRequest {
             want_reply: true, ..
         } => Some(request_failure()),

@@ -34,12 +34,16 @@ pub(crate) fn sha256(path: &Path) -> String {
         }
         digest.update(&chunk[..count]);
     }
-    digest
-        .finish()
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    hexadecimal(digest.finish().as_ref())
+}
+
+/// The SHA-256 of `bytes`, as [`sha256`] gives it.
+pub(crate) fn sha256_of(bytes: &[u8]) -> String {
+    hexadecimal(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, bytes).as_ref())
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Asserts that two files are equal, byte for byte, by their digests.

@@ -65,6 +65,24 @@ pub(crate) fn have(program: &str) -> bool {
     found
 }
 
+/// Waits until `ready` gives something: for what the kernel shows in its tables and tells nobody of.
+///
+/// # Panics
+/// At the deadline.
+pub(crate) fn until<T>(what: &str, mut ready: impl FnMut() -> Option<T>) -> T {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = ready() {
+            return value;
+        }
+        assert!(
+            std::time::Instant::now() < deadline,
+            "{what}: not within {DEADLINE:?}"
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 /// Says that a test is skipped, and why.
 pub(crate) fn skip(why: &str) {
     note(&format!("skipped: {why}"));

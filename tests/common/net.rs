@@ -1,7 +1,7 @@
 //! Small TCP and Unix socket peers for the forwarding cases.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -132,6 +132,42 @@ pub(crate) fn free_port() -> u16 {
         if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
         }
+    }
+}
+
+/// The addresses at which anybody listens on `port`, by the kernel's tables, in their order.
+pub(crate) fn listening_at(port: u16) -> Vec<IpAddr> {
+    let mut addresses: Vec<_> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok())
+        .flat_map(|table| {
+            let rows = table.lines().map(str::to_owned);
+            rows.collect::<Vec<_>>()
+        })
+        .filter_map(|row| {
+            let mut fields = row.split_whitespace().skip(1);
+            let (address, _) = (fields.next()?, fields.next()?);
+            let is_listening = fields.next()? == "0A";
+            let (address, row_port) = address.split_once(':')?;
+            let row_port = u16::from_str_radix(row_port, 16).ok()?;
+            (is_listening && row_port == port).then(|| table_address(address))?
+        })
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses
+}
+
+/// An address as the kernel prints it: words of 32 bits in the machine's byte order.
+fn table_address(text: &str) -> Option<IpAddr> {
+    let words: Vec<[u8; 4]> = (0..text.len() / 8)
+        .map(|n| u32::from_str_radix(&text[8 * n..8 * n + 8], 16).map(u32::to_ne_bytes))
+        .collect::<Result<_, _>>()
+        .ok()?;
+    let bytes = words.concat();
+    match <[u8; 4]>::try_from(&bytes[..]) {
+        Ok(v4) => Some(v4.into()),
+        Err(_) => Some(<[u8; 16]>::try_from(&bytes[..]).ok()?.into()),
     }
 }
 

@@ -30,6 +30,8 @@ impl Sshd {
     }
 
     /// Starts an sshd with `extra` lines of configuration, which win over the usual ones.
+    ///
+    /// A comment among them, `# authorized_keys: OPTIONS`, stands for the options of the key that may log in.
     pub(crate) fn start_with(directory: &Path, extra: &str) -> Option<Self> {
         if !have("sshd") || !have("ssh-keygen") {
             return None;
@@ -39,9 +41,15 @@ impl Sshd {
         let log = Log::default();
         make_key(&identity);
         make_key(&directory.join("host_key"));
-        fs::copy(
-            identity.with_extension("pub"),
+        let public =
+            fs::read_to_string(identity.with_extension("pub")).expect("ssh-keygen made it");
+        let options = extra
+            .lines()
+            .find_map(|line| line.strip_prefix("# authorized_keys: "))
+            .unwrap_or_default();
+        fs::write(
             directory.join("authorized_keys"),
+            format!("{options} {public}"),
         )
         .expect("our own directory");
         if rustix::process::geteuid().is_root() {

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
@@ -27,7 +28,7 @@ pub(crate) struct World {
     /// `demo` or `serve`; the daemon between client and far end.
     pub(crate) daemon: Option<Daemon>,
     pub(crate) emulator: Option<Daemon>,
-    pub(crate) sshd: Option<Sshd>,
+    pub(crate) sshd: Option<Arc<Sshd>>,
     directory: TempDir,
 }
 
@@ -36,18 +37,34 @@ impl World {
     pub(crate) fn direct() -> Option<Self> {
         let directory = directory()?;
         let sshd = Sshd::start(&directory.path().join("sshd"))?;
+        Some(Self::direct_to(Arc::new(sshd), directory))
+    }
+
+    fn direct_to(sshd: Arc<Sshd>, directory: TempDir) -> Self {
         let target = Target {
             port: sshd.port,
             user: user(),
             identity: sshd.identity.clone(),
         };
-        Some(Self {
+        Self {
             target,
             daemon: None,
             emulator: None,
             sshd: Some(sshd),
             directory,
-        })
+        }
+    }
+
+    /// Two ways to one sshd that has `extra` lines of configuration: directly, and through us.
+    pub(crate) fn both(extra: &str) -> Option<[Self; 2]> {
+        let (near, far) = (directory()?, directory()?);
+        let sshd = Arc::new(Sshd::start_with(&near.path().join("sshd"), extra)?);
+        let port = sshd.port;
+        let direct = Self::direct_to(Arc::clone(&sshd), near);
+        let mut shim = Self::serve_from(sshd, port, far);
+        // Any name would do; the clients are to say the same things.
+        shim.target.user.clone_from(&direct.target.user);
+        Some([direct, shim])
     }
 
     /// `ssmshim demo`: emulator and embedded sshd in one process.
@@ -76,22 +93,31 @@ impl World {
     /// [`World::serve`] with the agent sent to the port `via` returns, a proxy before sshd.
     pub(crate) fn serve_to(via: impl FnOnce(&Sshd) -> u16) -> Option<Self> {
         let directory = directory()?;
-        let sshd = Sshd::start(&directory.path().join("sshd"))?;
+        let sshd = Arc::new(Sshd::start(&directory.path().join("sshd"))?);
+        let port = via(&sshd);
+        Some(Self::serve_from(sshd, port, directory))
+    }
+
+    fn serve_from(sshd: Arc<Sshd>, port: u16, directory: TempDir) -> Self {
         let emulator = Daemon::start(
             &directory.path().join("aws"),
             &["emulator", "--pacing", "off"],
             &[],
         );
-        let port = via(&sshd).to_string();
-        let daemon = serve(directory.path(), &emulator, &port, &sshd.identity);
+        let daemon = serve(
+            directory.path(),
+            &emulator,
+            &port.to_string(),
+            &sshd.identity,
+        );
         let target = Target::local(&daemon, directory.path());
-        Some(Self {
+        Self {
             target,
             daemon: Some(daemon),
             emulator: Some(emulator),
             sshd: Some(sshd),
             directory,
-        })
+        }
     }
 
     /// Whether a remote command can have a terminal.

@@ -319,6 +319,6 @@ async fn the_kernel_knows_who_connects() {
     let address = listener.local_addr().unwrap();
     let _client = tokio::net::TcpStream::connect(address).await.unwrap();
     let (stream, peer) = listener.accept().await.unwrap();
-    let uid = peer::uid(peer, stream.local_addr().unwrap()).unwrap();
+    let uid = peer::uid(peer, stream.local_addr().unwrap()).await.unwrap();
     assert_eq!(uid, Some(rustix::process::getuid().as_raw()));
 }
