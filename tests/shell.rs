@@ -132,12 +132,17 @@ fn full_screen_program_runs(world: &World) {
 /// Closing the window is a hang-up, not an orderly end: the far end must not keep the program.
 fn closed_terminal_hangs_up_the_shell(world: &World) {
     let fifo = common::files::fifo(world.path("fifo"));
-    let Some(mut terminal) = shell(world) else {
+    let Some(terminal) = shell(world) else {
         return;
     };
-    terminal.keys(&format!("exec sleep 1000 > {}\r", fifo.display()));
+    // bash itself, between the opening and the start, would put off the signal and then forget it.
+    terminal.keys(&format!(
+        "exec sh -c 'echo started; exec sleep 1000' > {}\r",
+        fifo.display()
+    ));
     let mut end = std::fs::File::open(&fifo).expect("the program opens its end");
-    terminal.expect("fifo");
+    let mut started = [0; 8];
+    std::io::Read::read_exact(&mut end, &mut started).expect("the program starts");
     drop(terminal);
     // The read ends when the last writer, the far end's program, has gone.
     let ended = std::thread::spawn(move || std::io::Read::read(&mut end, &mut [0; 1]));

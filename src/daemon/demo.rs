@@ -87,6 +87,7 @@ impl Demo {
             listen: loopback,
             host_key: target_key,
             authorized_keys: vec![user_key.public_key().clone()],
+            environment: Vec::new(),
         })
         .await?;
         let emulator = Emulator::start(emulator::Options {

@@ -171,7 +171,7 @@ impl<L: Link> Driver<L> {
                 if kind == ChannelType::Session {
                     self.core.confirm(id);
                     if let Some(served) = self.channels.get_mut(&id) {
-                        served.session = Some(Session::new(Arc::clone(&self.context), pipe));
+                        served.session = Some(Session::new(Arc::clone(&self.context), id, pipe));
                     }
                 } else {
                     forward::connect(&self.context, kind, pipe);
@@ -207,12 +207,15 @@ impl<L: Link> Driver<L> {
                     served.pipe.close();
                     served.session = None;
                 }
+                self.forget(id);
             }
             Event::Request(id, request) => {
                 let success = match (request, self.channels.get_mut(&id)) {
                     (ChannelRequest::EndOfWrite, Some(served)) => {
                         served.pipe.end_of_write();
-                        true
+                        self.core.unread(id);
+                        // OpenSSH never asks for a reply, and does not know the request in those who do.
+                        false
                     }
                     (
                         request,
@@ -220,7 +223,7 @@ impl<L: Link> Driver<L> {
                             session: Some(session),
                             ..
                         }),
-                    ) => session.request(request),
+                    ) => session.request(request, &mut self.listeners),
                     _ => false,
                 };
                 self.core.respond(id, success);
@@ -305,6 +308,14 @@ impl<L: Link> Driver<L> {
             self.core.close(id);
             // What the peer still says is thrown away; its CLOSE ends the matter in the core.
             self.channels.remove(&id);
+            self.forget(id);
+        }
+    }
+
+    /// Closes the display of a session that both sides have closed.
+    fn forget(&mut self, id: ChannelId) {
+        if !self.core.knows(id) {
+            self.listeners.close_display(id);
         }
     }
 

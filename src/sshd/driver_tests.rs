@@ -58,6 +58,7 @@ fn driver(room: usize) -> Driver<Queues> {
     let address = ([127, 0, 0, 1], 22).into();
     let context = Context {
         account: Arc::new(Account::current()),
+        environment: Arc::default(),
         peer: address,
         local: address,
         tasks: TaskTracker::new(),

@@ -1,33 +1,28 @@
-//! Forwarding: connections made for the client (`direct-*`), and listeners whose connections become channels (`forwarded-*`).
+//! Forwarding: connections made for the client (`direct-*`), and listeners whose connections become channels
+//! (`forwarded-*`, `auth-agent@openssh.com`, `x11`).
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::task::{Context as TaskContext, Poll};
 
-use rustix::fs::Mode;
-#[cfg(not(target_vendor = "apple"))]
-use rustix::net::SocketFlags;
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tracing::{Instrument, debug, warn};
 
 use super::Context;
-use super::channel::{ChannelType, Forwarded, GlobalRequest, Stream};
+use super::agent::AgentSocket;
+use super::channel::{ChannelId, ChannelType, Forwarded, GlobalRequest, Stream, X11Request};
 use super::pipe::Pipe;
 use super::pump;
+use super::unix::UnixSocket;
+use super::x11::Display;
 
 /// Listeners of one connection: each is looked at whenever the connection is.
 const MAX_LISTENERS: usize = 256;
-
-/// Connections that the kernel keeps for a listener while the client is slow to take them; sshd's number.
-const BACKLOG: i32 = 128;
 
 /// A socket at this end of a forward.
 #[derive(Debug)]
@@ -50,14 +45,14 @@ pub(super) fn connect(context: &Context, target: ChannelType, pipe: Pipe) {
             }
             Err(error) => {
                 debug!(%target, %error, "a forward found nobody");
-                pipe.refuse(reason(&error));
+                pipe.refuse(reason(&target, &error));
             }
         }
     };
     spawn(context, task);
 }
 
-/// Serves a `forwarded-*` channel that the client took.
+/// Serves a channel that the client took for a connection to one of its listeners.
 pub(super) fn serve(context: &Context, socket: Socket, pipe: Pipe) {
     spawn(context, async move { splice(socket, &pipe).await });
 }
@@ -87,8 +82,11 @@ async fn dial(target: &ChannelType) -> io::Result<Socket> {
     }
 }
 
-/// The system's words for `error`, as sshd sends them.
-fn reason(error: &io::Error) -> String {
+/// The system's words for `error`, as sshd sends them; of a Unix socket it does not say more than that.
+fn reason(target: &ChannelType, error: &io::Error) -> String {
+    if let ChannelType::DirectStreamlocal { .. } = target {
+        return "open failed".to_owned();
+    }
     let text = error.to_string();
     let text = text
         .strip_prefix("failed to lookup address information: ")
@@ -131,12 +129,17 @@ async fn splice(socket: Socket, pipe: &Pipe) {
 enum Key {
     Tcp(Vec<u8>, u16),
     Unix(Vec<u8>),
+    Agent,
+    /// Of the session that asked for it.
+    X11(ChannelId),
 }
 
 /// The listeners of one connection; gone with it.
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     listeners: BTreeMap<Key, Listener>,
+    /// Whether the agent has been asked for, which counts once.
+    agent_requested: bool,
 }
 
 impl Listeners {
@@ -162,12 +165,64 @@ impl Listeners {
             .ok()
     }
 
+    /// Listens for those who want the client's agent.
+    ///
+    /// False where that fails, and whenever it is asked for again: sshd has one socket for all sessions of a connection, which the
+    /// first request makes or does not.
+    pub(super) fn forward_agent(&mut self) -> bool {
+        if std::mem::replace(&mut self.agent_requested, true) {
+            return false;
+        }
+        self.check_room(&Key::Agent)
+            .and_then(|()| AgentSocket::listen())
+            .map(|socket| self.listeners.insert(Key::Agent, Listener::Agent(socket)))
+            .inspect_err(|error| warn!(%error, "cannot listen for the client's agent"))
+            .is_ok()
+    }
+
+    /// Where the client's agent is reached, if it is.
+    pub(super) fn agent(&self) -> Option<PathBuf> {
+        match self.listeners.get(&Key::Agent)? {
+            Listener::Agent(socket) => Some(socket.path()),
+            _ => None,
+        }
+    }
+
+    /// Opens a display for session `id`; false where that fails, and when it has one.
+    pub(super) fn forward_x11(&mut self, id: ChannelId, request: X11Request) -> bool {
+        let key = Key::X11(id);
+        self.check_room(&key)
+            .and_then(|()| Display::open(request))
+            .map(|display| self.listeners.insert(key, Listener::X11(display)))
+            .inspect_err(|error| warn!(%error, "no display for the client"))
+            .is_ok()
+    }
+
+    /// The display of session `id`, while it takes connections.
+    pub(super) fn display(&self, id: ChannelId) -> Option<&Display> {
+        match self.listeners.get(&Key::X11(id))? {
+            Listener::X11(display) => Some(display),
+            _ => None,
+        }
+    }
+
+    /// Closes the display of session `id`; those connected to it stay so.
+    pub(super) fn close_display(&mut self, id: ChannelId) {
+        self.listeners.remove(&Key::X11(id));
+    }
+
     /// The next connection to any of the listeners.
     pub(super) fn poll_accept(&mut self, cx: &mut TaskContext<'_>) -> Poll<(Forwarded, Socket)> {
-        for (key, listener) in &mut self.listeners {
+        for (key, listener) in &self.listeners {
             loop {
                 match listener.poll_accept(key, cx) {
-                    Poll::Ready(Ok(accepted)) => return Poll::Ready(accepted),
+                    Poll::Ready(Ok(accepted)) => {
+                        if listener.takes_one() {
+                            let key = key.clone();
+                            self.listeners.remove(&key);
+                        }
+                        return Poll::Ready(accepted);
+                    }
                     // It had gone before we looked; another may be behind it.
                     Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {
                     }
@@ -246,10 +301,25 @@ impl Listeners {
     }
 }
 
-fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens at one address.
+pub(super) fn listen_at(address: SocketAddr) -> io::Result<TcpListener> {
     let listener = std::net::TcpListener::bind(address)?;
     listener.set_nonblocking(true)?;
     TcpListener::from_std(listener)
+}
+
+/// The next connection to any of the `listeners`, which are those of one address.
+pub(super) fn accept_any(
+    listeners: &[TcpListener],
+    cx: &mut TaskContext<'_>,
+) -> Poll<io::Result<(TcpStream, SocketAddr)>> {
+    for listener in listeners {
+        if let Poll::Ready((stream, originator)) = listener.poll_accept(cx)? {
+            stream.set_nodelay(true)?;
+            return Poll::Ready(Ok((stream, originator)));
+        }
+    }
+    Poll::Pending
 }
 
 #[derive(Debug)]
@@ -257,9 +327,16 @@ enum Listener {
     /// One for each address family.
     Tcp(Vec<TcpListener>),
     Unix(UnixSocket),
+    Agent(AgentSocket),
+    X11(Display),
 }
 
 impl Listener {
+    /// Whether it is gone with its first connection.
+    fn takes_one(&self) -> bool {
+        matches!(self, Self::X11(display) if display.takes_one())
+    }
+
     fn poll_accept(
         &self,
         key: &Key,
@@ -267,81 +344,33 @@ impl Listener {
     ) -> Poll<io::Result<(Forwarded, Socket)>> {
         match (self, key) {
             (Self::Tcp(listeners), Key::Tcp(address, port)) => {
-                for listener in listeners {
-                    let Poll::Ready(accepted) = listener.poll_accept(cx)? else {
-                        continue;
-                    };
-                    let (stream, originator) = accepted;
-                    stream.set_nodelay(true)?;
+                accept_any(listeners, cx).map_ok(|(stream, originator)| {
                     let forwarded = Forwarded::Tcpip {
                         address: address.clone(),
                         port: u32::from(*port),
                         originator: originator.ip().to_string(),
                         originator_port: u32::from(originator.port()),
                     };
-                    return Poll::Ready(Ok((forwarded, Socket::Tcp(stream))));
-                }
-                Poll::Pending
-            }
-            (Self::Unix(socket), Key::Unix(path)) => {
-                socket.listener.poll_accept(cx).map_ok(|(stream, _)| {
-                    (
-                        Forwarded::Streamlocal { path: path.clone() },
-                        Socket::Unix(stream),
-                    )
+                    (forwarded, Socket::Tcp(stream))
                 })
             }
+            (Self::Unix(socket), Key::Unix(path)) => socket.poll_accept(cx).map_ok(|stream| {
+                (
+                    Forwarded::Streamlocal { path: path.clone() },
+                    Socket::Unix(stream),
+                )
+            }),
+            (Self::Agent(socket), _) => socket
+                .poll_accept(cx)
+                .map_ok(|stream| (Forwarded::Agent, Socket::Unix(stream))),
+            (Self::X11(display), _) => display.poll_accept(cx).map_ok(|(stream, originator)| {
+                let forwarded = Forwarded::X11 {
+                    originator: originator.ip().to_string(),
+                    originator_port: u32::from(originator.port()),
+                };
+                (forwarded, Socket::Tcp(stream))
+            }),
             _ => Poll::Pending,
         }
-    }
-}
-
-/// A listening Unix socket, whose path goes when it does.
-#[derive(Debug)]
-struct UnixSocket {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl UnixSocket {
-    fn listen(path: &Path) -> io::Result<Self> {
-        let socket = unix_socket()?;
-        rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-        // Nobody can connect before `listen`, so nobody slips in before the mode is set.
-        let listen = || {
-            rustix::fs::chmod(path, Mode::RUSR | Mode::WUSR)?;
-            rustix::net::listen(&socket, BACKLOG)
-        };
-        if let Err(error) = listen() {
-            let _ = fs::remove_file(path);
-            return Err(error.into());
-        }
-        let path = path.to_path_buf();
-        Ok(Self {
-            listener: UnixListener::from_std(socket.into())?,
-            path,
-        })
-    }
-}
-
-/// A Unix socket that does not block and that children do not get.
-fn unix_socket() -> rustix::io::Result<OwnedFd> {
-    #[cfg(not(target_vendor = "apple"))]
-    {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
-    }
-    #[cfg(target_vendor = "apple")]
-    {
-        let socket = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None)?;
-        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(socket)
-    }
-}
-
-impl Drop for UnixSocket {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path);
     }
 }

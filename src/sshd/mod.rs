@@ -1,17 +1,18 @@
 //! An embedded SSH server, the far end of `demo` and `emulator`: logs clients in by public key, as the user that runs this process.
 //!
 //! It does what OpenSSH's sshd does, down to the order of messages where clients can see it, with `AcceptEnv LANG LC_*`,
-//! `GatewayPorts no`, `StreamLocalBindMask 0177`, `Subsystem sftp internal-sftp` and without `MaxSessions`. There is no agent or X11
-//! forwarding. The user name that a client gives is of no account.
+//! `GatewayPorts no`, `StreamLocalBindMask 0177`, `Subsystem sftp internal-sftp`, `X11Forwarding yes` and without `MaxSessions`.
+//! The user name that a client gives is of no account.
 //!
 //! ```text
 //! ssh::Connection ── messages 80+ ── driver (one task each connection) ── channel::Core
 //!                                      │ pipe, bounded, one each channel
 //!                                      ├── session ── process (pipes or terminal) | sftp (a thread)
-//!                                      └── forward ── sockets
+//!                                      └── forward ── sockets, also of an agent or a display
 //! ```
 
 mod account;
+mod agent;
 pub mod channel;
 mod driver;
 mod forward;
@@ -21,7 +22,11 @@ mod pump;
 mod session;
 mod sftp;
 mod terminal;
+mod unix;
+mod x11;
+mod xauth;
 
+use std::ffi::OsString;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
@@ -56,6 +61,8 @@ pub struct Options {
     pub host_key: Arc<HostKey>,
     /// Who may log in.
     pub authorized_keys: Vec<PublicKey>,
+    /// Variables of every process, before those that the server sets by itself; sshd's `SetEnv`.
+    pub environment: Vec<(String, OsString)>,
 }
 
 /// The server could not start.
@@ -98,6 +105,7 @@ impl Sshd {
             config: Arc::new(ServerConfig::new(options.host_key)),
             authorized_keys: options.authorized_keys.into(),
             account: Arc::new(Account::current()),
+            environment: options.environment.into(),
             shutdown: shutdown.clone(),
             tasks: tasks.clone(),
         };
@@ -136,6 +144,7 @@ struct Acceptor {
     config: Arc<ServerConfig>,
     authorized_keys: Arc<[PublicKey]>,
     account: Arc<Account>,
+    environment: Arc<[(String, OsString)]>,
     shutdown: CancellationToken,
     tasks: TaskTracker,
 }
@@ -164,6 +173,7 @@ impl Acceptor {
         rustix::net::sockopt::set_socket_keepalive(&stream, true)?;
         let context = Arc::new(Context {
             account: Arc::clone(&self.account),
+            environment: Arc::clone(&self.environment),
             peer,
             local: stream.local_addr()?,
             tasks: self.tasks.clone(),
@@ -219,6 +229,7 @@ async fn serve(connection: Connection<TcpStream>, context: Arc<Context>) {
 /// What the parts of one connection share.
 struct Context {
     account: Arc<Account>,
+    environment: Arc<[(String, OsString)]>,
     peer: SocketAddr,
     local: SocketAddr,
     /// Everything that runs for the server.

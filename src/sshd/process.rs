@@ -4,21 +4,24 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use rustix::process::{Pid, Signal};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use tracing::{Instrument, debug};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, debug, warn};
 
 use super::Context;
-use super::channel::{Exit, Stream, TerminalSize};
+use super::channel::{Exit, Stream};
 use super::pipe::Pipe;
 use super::pump;
-use super::terminal::{self, Terminal};
+use super::terminal::Terminal;
+use super::xauth;
 
 /// What is to be started, and how.
 pub(super) struct Launch {
@@ -27,6 +30,16 @@ pub(super) struct Launch {
     pub(super) environment: Vec<(OsString, OsString)>,
     /// The controlling terminal; pipes without.
     pub(super) terminal: Option<Terminal>,
+    /// What is to be written down before.
+    pub(super) authority: Option<Authority>,
+}
+
+/// The cookie of the display, for xauth.
+pub(super) struct Authority {
+    /// The program.
+    pub(super) xauth: PathBuf,
+    /// What it is told, secrets among it.
+    pub(super) commands: Vec<u8>,
 }
 
 /// What the login shell runs.
@@ -41,29 +54,41 @@ pub(super) enum Program {
 pub(super) enum Control {
     /// A signal for its process group.
     Signal(Signal),
-    /// The new size of its terminal.
-    Resize(TerminalSize),
     /// A break on its terminal.
     Break,
 }
 
 /// Starts the process and the task that serves it until the channel is closed.
 ///
+/// Returns its terminal, if it has one, to be told its size; it hangs up when the process lets go of it.
+///
 /// # Errors
-/// When the process cannot be started; the channel closes.
+/// When the process cannot be started; the channel closes. Where the cookie of a display is written down first, nobody
+/// waits for that, and the failure becomes an exit status, as with sshd.
 pub(super) fn start(
     context: &Arc<Context>,
     launch: Launch,
     pipe: Pipe,
     controls: mpsc::Receiver<Control>,
-) -> io::Result<()> {
+) -> io::Result<Weak<OwnedFd>> {
     let Launch {
         program,
         environment,
         terminal,
+        authority,
     } = launch;
     let account = &context.account;
-    let mut command = Command::new(&account.shell);
+    let prepare = |program: &Path| {
+        let mut command = Command::new(program);
+        command.env_clear().envs(environment.iter().cloned());
+        command.current_dir(if account.home.is_dir() {
+            account.home.as_path()
+        } else {
+            "/".as_ref()
+        });
+        command
+    };
+    let mut command = prepare(&account.shell);
     let shell = account.shell_name();
     match program {
         Program::Shell => {
@@ -75,30 +100,38 @@ pub(super) fn start(
             command.arg0(shell).arg("-c").arg(text);
         }
     }
-    command.env_clear().envs(environment);
-    command.current_dir(if account.home.is_dir() {
-        account.home.as_path()
-    } else {
-        "/".as_ref()
-    });
 
     let pipe = Arc::new(pipe);
-    let process = match terminal {
-        None => Process::with_pipes(command, &pipe)?,
-        Some(terminal) => Process::with_terminal(command, terminal, &pipe)?,
-    };
-    debug!(pid = process.child.id(), "process started");
+    let control = terminal
+        .as_ref()
+        .map(|terminal| Arc::downgrade(&terminal.control));
+    let control = control.unwrap_or_default();
     let shutdown = context.shutdown.clone();
+    let Some(Authority { xauth, commands }) = authority else {
+        let process = Process::new(command, terminal, &pipe)?;
+        let task = async move { process.run(&pipe, controls, &shutdown).await };
+        context.tasks.spawn(task.in_current_span());
+        return Ok(control);
+    };
+    let xauth = prepare(&xauth);
     let task = async move {
-        let mut process = process;
-        tokio::select! {
-            () = process.serve(&pipe, controls) => {}
-            // A process may outlive its channel, as under sshd, but is hung up when the server stops.
-            () = shutdown.cancelled() => process.signal(Signal::HUP),
+        let told = xauth::run(xauth, &commands, &pipe, terminal.as_ref());
+        match shutdown.run_until_cancelled(told).await {
+            None => return,
+            Some(Err(error)) => warn!(%error, "xauth was not told of a display"),
+            Some(Ok(())) => {}
+        }
+        match Process::new(command, terminal, &pipe) {
+            Ok(process) => process.run(&pipe, controls, &shutdown).await,
+            Err(error) => {
+                warn!(%error, "a session's process did not start");
+                pipe.exit(Exit::Status(1));
+                pipe.finish();
+            }
         }
     };
     context.tasks.spawn(task.in_current_span());
-    Ok(())
+    Ok(control)
 }
 
 /// A child and the tasks that copy its streams.
@@ -109,10 +142,19 @@ struct Process {
     /// The pumps of the output streams; aborted when dropped.
     output: JoinSet<()>,
     /// The terminal's master, while there is one: its last handle hangs up when closed.
-    terminal: Option<OwnedFd>,
+    terminal: Option<Arc<OwnedFd>>,
 }
 
 impl Process {
+    fn new(command: Command, terminal: Option<Terminal>, pipe: &Arc<Pipe>) -> io::Result<Self> {
+        let process = match terminal {
+            None => Self::with_pipes(command, pipe)?,
+            Some(terminal) => Self::with_terminal(command, terminal, pipe)?,
+        };
+        debug!(pid = process.child.id(), "process started");
+        Ok(process)
+    }
+
     fn with_pipes(mut command: Command, pipe: &Arc<Pipe>) -> io::Result<Self> {
         // A group of its own, so that a signal reaches what the shell started and not us.
         command
@@ -138,7 +180,6 @@ impl Process {
     }
 
     fn with_terminal(command: Command, terminal: Terminal, pipe: &Arc<Pipe>) -> io::Result<Self> {
-        let control = terminal.control()?;
         let child = pty_process::Command::from(command)
             .spawn(terminal.slave)
             .map_err(io::Error::other)?;
@@ -147,7 +188,7 @@ impl Process {
             child,
             input: JoinSet::new(),
             output: JoinSet::new(),
-            terminal: Some(control),
+            terminal: Some(terminal.control),
         };
         process.feed(pipe, writer);
         process.drain(pipe, reader, Stream::Stdout);
@@ -175,6 +216,20 @@ impl Process {
         let pipe = Arc::clone(pipe);
         self.output
             .spawn(async move { pump::drain(&pipe, &mut reader, stream).await });
+    }
+
+    /// Serves until the end, or until the server stops.
+    async fn run(
+        mut self,
+        pipe: &Pipe,
+        controls: mpsc::Receiver<Control>,
+        shutdown: &CancellationToken,
+    ) {
+        tokio::select! {
+            () = self.serve(pipe, controls) => {}
+            // A process may outlive its channel, as under sshd, but is hung up when the server stops.
+            () = shutdown.cancelled() => self.signal(Signal::HUP),
+        }
     }
 
     /// Serves until the process has ended and its output is at EOF, or nobody reads it.
@@ -225,11 +280,10 @@ impl Process {
     fn control(&self, control: &Control) {
         let done = match (control, &self.terminal) {
             (Control::Signal(signal), _) => return self.signal(*signal),
-            (Control::Resize(size), Some(terminal)) => terminal::resize(terminal, *size),
             (Control::Break, Some(terminal)) => {
                 rustix::termios::tcsendbreak(terminal).map_err(io::Error::from)
             }
-            (Control::Resize(_) | Control::Break, None) => return,
+            (Control::Break, None) => return,
         };
         if let Err(error) = done {
             debug!(%error, "the terminal refused");

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::sync::Arc;
 
 use rustix::termios::{
     ControlModes, InputModes, LocalModes, OptionalActions, OutputModes, SpecialCodeIndex, Termios,
@@ -17,6 +18,8 @@ use crate::ssh::wire::{Reader, Truncated};
 pub(super) struct Terminal {
     pub(super) master: pty_process::Pty,
     pub(super) slave: pty_process::Pts,
+    /// A second handle of the master, for [`resize`] while others read and write.
+    pub(super) control: Arc<OwnedFd>,
     /// Path of the slave's device, for `SSH_TTY`.
     pub(super) path: OsString,
 }
@@ -32,28 +35,25 @@ impl Terminal {
         rustix::termios::tcsetattr(&slave, OptionalActions::Now, &termios)?;
         resize(&master, size)?;
         Ok(Self {
+            control: Arc::new(master.as_fd().try_clone_to_owned()?),
             master,
             slave,
             path: OsString::from_vec(path.into_bytes()),
         })
     }
-
-    /// A second handle of the master, for [`resize`] while others read and write.
-    pub(super) fn control(&self) -> io::Result<OwnedFd> {
-        self.master.as_fd().try_clone_to_owned()
-    }
 }
 
 /// Tells the terminal its size; processes in its foreground get `SIGWINCH`.
 pub(super) fn resize(terminal: impl AsFd, size: TerminalSize) -> io::Result<()> {
-    let clamp = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
+    // Cut off to what the kernel keeps, as sshd does.
+    let low = |value: u32| value as u16;
     Ok(rustix::termios::tcsetwinsize(
         terminal,
         Winsize {
-            ws_row: clamp(size.rows),
-            ws_col: clamp(size.columns),
-            ws_xpixel: clamp(size.width_pixels),
-            ws_ypixel: clamp(size.height_pixels),
+            ws_row: low(size.rows),
+            ws_col: low(size.columns),
+            ws_xpixel: low(size.width_pixels),
+            ws_ypixel: low(size.height_pixels),
         },
     )?)
 }
@@ -69,7 +69,7 @@ enum Mode {
     OutputSpeed,
 }
 
-/// The modes that POSIX systems still have; upper-case terminals are not among them.
+/// The modes that this system has. Only Linux still knows terminals without lower case.
 fn mode(opcode: u8) -> Option<Mode> {
     use SpecialCodeIndex as Code;
     Some(match opcode {
@@ -94,7 +94,8 @@ fn mode(opcode: u8) -> Option<Mode> {
         34 => Mode::Input(InputModes::INLCR),
         35 => Mode::Input(InputModes::IGNCR),
         36 => Mode::Input(InputModes::ICRNL),
-        37 => return None, // IUCLC
+        #[cfg(target_os = "linux")]
+        37 => Mode::Input(InputModes::IUCLC),
         38 => Mode::Input(InputModes::IXON),
         39 => Mode::Input(InputModes::IXANY),
         40 => Mode::Input(InputModes::IXOFF),
@@ -103,6 +104,8 @@ fn mode(opcode: u8) -> Option<Mode> {
         42 => Mode::Input(InputModes::IUTF8),
         50 => Mode::Local(LocalModes::ISIG),
         51 => Mode::Local(LocalModes::ICANON),
+        #[cfg(target_os = "linux")]
+        52 => Mode::Local(LocalModes::XCASE),
         53 => Mode::Local(LocalModes::ECHO),
         54 => Mode::Local(LocalModes::ECHOE),
         55 => Mode::Local(LocalModes::ECHOK),
@@ -114,6 +117,8 @@ fn mode(opcode: u8) -> Option<Mode> {
         61 => Mode::Local(LocalModes::ECHOKE),
         62 => Mode::Local(LocalModes::PENDIN),
         70 => Mode::Output(OutputModes::OPOST),
+        #[cfg(target_os = "linux")]
+        71 => Mode::Output(OutputModes::OLCUC),
         72 => Mode::Output(OutputModes::ONLCR),
         73 => Mode::Output(OutputModes::OCRNL),
         74 => Mode::Output(OutputModes::ONOCR),
@@ -207,7 +212,7 @@ mod tests {
         let size = rustix::termios::tcgetwinsize(&terminal.slave).unwrap();
         assert_eq!(
             (size.ws_col, size.ws_row, size.ws_xpixel, size.ws_ypixel),
-            (132, 50, 1320, u16::MAX)
+            (132, 50, 1320, 4464)
         );
         assert!(terminal.path.to_string_lossy().starts_with("/dev/"));
     }

@@ -7,7 +7,9 @@
     reason = "a test fails by panicking and skips in words"
 )]
 
+mod agents;
 mod copies;
+mod displays;
 mod forwards;
 mod protocol;
 mod sessions;

@@ -1,6 +1,6 @@
 //! An embedded sshd on loopback, and the real clients that talk to it.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -27,13 +27,23 @@ pub struct World {
 
 impl World {
     pub async fn start() -> Self {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// Starts with variables for every process, made in the directory of this world.
+    pub async fn start_with(environment: impl Fn(&Path) -> Vec<(&'static str, OsString)>) -> Self {
         let directory = tempfile::Builder::new().prefix("sshd").tempdir().unwrap();
+        let environment = environment(directory.path());
         let host_key = Arc::new(HostKey::generate().unwrap());
         let client_key = Arc::new(HostKey::generate().unwrap());
         let sshd = Sshd::start(Options {
             listen: ([127, 0, 0, 1], 0).into(),
             host_key: Arc::clone(&host_key),
             authorized_keys: vec![public(&client_key)],
+            environment: environment
+                .into_iter()
+                .map(|(name, value)| (name.into(), value))
+                .collect(),
         })
         .await
         .unwrap();

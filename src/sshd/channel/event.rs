@@ -80,6 +80,15 @@ pub enum Forwarded {
         /// Path of the socket that was connected to.
         path: Vec<u8>,
     },
+    /// `auth-agent@openssh.com`.
+    Agent,
+    /// `x11` (RFC 4254 §6.3.2).
+    X11 {
+        /// Address of who connected.
+        originator: String,
+        /// Port of who connected.
+        originator_port: u32,
+    },
 }
 
 /// What a message of the peer means to the caller.

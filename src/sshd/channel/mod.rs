@@ -20,8 +20,10 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 pub use self::event::{ChannelId, Error, Event, Exit, Forwarded, OpenFailure, Stream, Verdict};
-pub use self::request::{ChannelRequest, ChannelType, GlobalRequest, TerminalSize};
-use self::state::{Channel, Open};
+pub use self::request::{
+    ChannelRequest, ChannelType, Cookie, GlobalRequest, TerminalSize, X11Request,
+};
+use self::state::{Channel, Open, ReceiveWindow};
 use crate::ssh::wire::{Reader, WriteExt, msg};
 
 /// Window granted for each channel, in bytes; renewed when half of it has been consumed.
@@ -31,6 +33,10 @@ pub const WINDOW: u32 = 1024 * 1024;
 
 /// Largest data of one message in either direction, in bytes: what OpenSSH uses, and what every transport carries (RFC 4253 §6.1).
 pub const MAX_PACKET: u32 = 32 * 1024;
+
+/// Window and largest data of the channels towards an agent or a display; what OpenSSH grants there.
+const SMALL_WINDOW: u32 = 4 * SMALL_PACKET;
+const SMALL_PACKET: u32 = 16 * 1024;
 
 /// Channels of one connection, opening ones included; what OpenSSH allows.
 pub const MAX_CHANNELS: usize = 16 * 1024;
@@ -123,18 +129,23 @@ impl Core {
     ///
     /// None when there are [`MAX_CHANNELS`].
     pub fn open(&mut self, forwarded: &Forwarded) -> Option<ChannelId> {
-        let id = self.allocate(Channel::Requested)?;
-        let mut message = Vec::with_capacity(128);
-        let name: &[u8] = match forwarded {
-            Forwarded::Tcpip { .. } => b"forwarded-tcpip",
-            Forwarded::Streamlocal { .. } => b"forwarded-streamlocal@openssh.com",
+        let (name, window, max_packet) = match forwarded {
+            Forwarded::Tcpip { .. } => ("forwarded-tcpip", WINDOW, MAX_PACKET),
+            Forwarded::Streamlocal { .. } => {
+                ("forwarded-streamlocal@openssh.com", WINDOW, MAX_PACKET)
+            }
+            Forwarded::Agent => ("auth-agent@openssh.com", SMALL_WINDOW, SMALL_PACKET),
+            Forwarded::X11 { .. } => ("x11", SMALL_WINDOW, SMALL_PACKET),
         };
+        let receive = ReceiveWindow::new(window, max_packet);
+        let id = self.allocate(Channel::Requested(receive))?;
+        let mut message = Vec::with_capacity(128);
         message
             .put_byte(msg::CHANNEL_OPEN)
             .put_string(name)
             .put_uint32(id.0)
-            .put_uint32(WINDOW)
-            .put_uint32(MAX_PACKET);
+            .put_uint32(window)
+            .put_uint32(max_packet);
         match forwarded {
             Forwarded::Tcpip {
                 address,
@@ -148,6 +159,11 @@ impl Core {
                 .put_uint32(*originator_port),
             // The second string is reserved (PROTOCOL of OpenSSH, section 2.4).
             Forwarded::Streamlocal { path } => message.put_string(path).put_string(b""),
+            Forwarded::Agent => &mut message,
+            Forwarded::X11 {
+                originator,
+                originator_port,
+            } => message.put_string(originator).put_uint32(*originator_port),
         };
         self.transmit(message);
         Some(id)
@@ -265,10 +281,17 @@ impl Core {
         }
     }
 
+    /// Notes that the peer reads no more of the standard output: OpenSSH says no EOF to such a one.
+    pub fn unread(&mut self, id: ChannelId) {
+        if let Some(open) = self.open_mut(id) {
+            open.unread = true;
+        }
+    }
+
     /// Ends our direction of the channel, after the last data.
     pub fn eof(&mut self, id: ChannelId) {
         if self.open_mut(id).is_some_and(|open| {
-            !std::mem::replace(&mut open.eof_sent, true) && !open.close_received
+            !std::mem::replace(&mut open.eof_sent, true) && !open.close_received && !open.unread
         }) {
             self.notify(id, |message, peer| {
                 message.put_byte(msg::CHANNEL_EOF).put_uint32(peer);
@@ -290,6 +313,11 @@ impl Core {
         }
     }
 
+    /// Whether the channel still has its number: not both sides have closed it.
+    pub fn knows(&self, id: ChannelId) -> bool {
+        self.channels.contains_key(&id)
+    }
+
     fn on_global_request(&mut self, mut fields: Reader<'_>) -> Result<(), Error> {
         let (name, want_reply) = (fields.string()?, fields.bool()?);
         let request = request::global_request(name, fields)?;
@@ -309,7 +337,10 @@ impl Core {
         if self.no_more_sessions && kind == ChannelType::Session {
             return Err(Error::UnexpectedSession);
         }
-        match self.allocate(Channel::Offered(Open::new(peer, window, max_packet))) {
+        let receive = ReceiveWindow::new(WINDOW, MAX_PACKET);
+        match self.allocate(Channel::Offered(Open::new(
+            peer, window, max_packet, receive,
+        ))) {
             Some(id) => self.events.push_back(Event::Opening(id, kind)),
             None => {
                 self.transmit_open_failure(peer, OpenFailure::ResourceShortage, "too many channels")
@@ -319,17 +350,18 @@ impl Core {
     }
 
     fn on_confirmation(&mut self, id: ChannelId, mut fields: Reader<'_>) -> Result<(), Error> {
-        let open = Open::new(fields.u32()?, fields.u32()?, fields.u32()?);
-        match self.channels.get_mut(&id) {
-            Some(channel @ Channel::Requested) => *channel = Channel::Open(open),
-            _ => return Err(no_such(msg::CHANNEL_OPEN_CONFIRMATION, id)),
-        }
+        let (peer, window, max_packet) = (fields.u32()?, fields.u32()?, fields.u32()?);
+        let Some(Channel::Requested(receive)) = self.channels.remove(&id) else {
+            return Err(no_such(msg::CHANNEL_OPEN_CONFIRMATION, id));
+        };
+        let open = Open::new(peer, window, max_packet, receive);
+        self.channels.insert(id, Channel::Open(open));
         self.events.push_back(Event::Opened(id));
         Ok(())
     }
 
     fn on_open_failure(&mut self, id: ChannelId) -> Result<(), Error> {
-        let Some(Channel::Requested) = self.channels.get(&id) else {
+        let Some(Channel::Requested(_)) = self.channels.get(&id) else {
             return Err(no_such(msg::CHANNEL_OPEN_FAILURE, id));
         };
         self.channels.remove(&id);
@@ -346,6 +378,10 @@ impl Core {
         message: &Bytes,
     ) -> Result<(), Error> {
         let Some(Channel::Open(open)) = self.channels.get_mut(&id) else {
+            // As OpenSSH does: an adjustment may have crossed with the end.
+            if number == msg::CHANNEL_WINDOW_ADJUST {
+                return Ok(());
+            }
             return Err(no_such(number, id));
         };
         if open.close_received {
@@ -402,7 +438,7 @@ impl Core {
     fn open_mut(&mut self, id: ChannelId) -> Option<&mut Open> {
         match self.channels.get_mut(&id)? {
             Channel::Open(open) => Some(open),
-            Channel::Offered(_) | Channel::Requested => None,
+            Channel::Offered(_) | Channel::Requested(_) => None,
         }
     }
 

@@ -116,10 +116,37 @@ pub enum ChannelRequest {
     Signal(Vec<u8>),
     /// `break` (RFC 4335 §3).
     Break,
+    /// `auth-agent-req@openssh.com`: the processes of the connection may reach the peer's agent.
+    AgentForward,
+    /// `x11-req` (RFC 4254 §6.3.1).
+    X11Forward(X11Request),
     /// `eow@openssh.com`: the peer reads no more of what is sent to it.
     EndOfWrite,
     /// Any other.
     Unknown,
+}
+
+/// What is said of a display that is to be forwarded (RFC 4254 §6.3.1).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct X11Request {
+    /// Whether the display takes one connection only.
+    pub single_connection: bool,
+    /// Name of the authentication protocol.
+    pub protocol: Vec<u8>,
+    /// What the protocol asks of clients, in hexadecimal.
+    pub cookie: Cookie,
+    /// Number of the screen.
+    pub screen: u32,
+}
+
+/// An X11 authentication cookie, which no log may show.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Cookie(pub Vec<u8>);
+
+impl fmt::Debug for Cookie {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
 }
 
 /// Reads the fields of the channel request called `name`.
@@ -146,6 +173,13 @@ pub(super) fn channel_request(
             let _milliseconds = fields.u32()?;
             ChannelRequest::Break
         }
+        b"auth-agent-req@openssh.com" => ChannelRequest::AgentForward,
+        b"x11-req" => ChannelRequest::X11Forward(X11Request {
+            single_connection: fields.bool()?,
+            protocol: fields.string()?.to_vec(),
+            cookie: Cookie(fields.string()?.to_vec()),
+            screen: fields.u32()?,
+        }),
         b"eow@openssh.com" => ChannelRequest::EndOfWrite,
         _ => return Ok(ChannelRequest::Unknown),
     };

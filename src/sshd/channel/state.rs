@@ -2,15 +2,15 @@
 
 use std::collections::VecDeque;
 
-use super::{Error, MAX_PACKET, WINDOW};
+use super::{Error, MAX_PACKET};
 
 /// A channel, from the offer until both sides have closed it.
 #[derive(Debug)]
 pub(super) enum Channel {
     /// The peer opens it; we have not answered.
     Offered(Open),
-    /// We open it; the peer has not answered.
-    Requested,
+    /// We open it with this window; the peer has not answered.
+    Requested(ReceiveWindow),
     /// Open, or closed by one side only.
     Open(Open),
 }
@@ -23,6 +23,8 @@ pub(super) struct Open {
     pub(super) send: SendWindow,
     pub(super) receive: ReceiveWindow,
     pub(super) eof_sent: bool,
+    /// The peer reads no more of our standard output.
+    pub(super) unread: bool,
     pub(super) eof_received: bool,
     pub(super) close_sent: bool,
     pub(super) close_received: bool,
@@ -31,18 +33,17 @@ pub(super) struct Open {
 }
 
 impl Open {
-    pub(super) fn new(peer: u32, window: u32, max_packet: u32) -> Self {
+    /// `window` and `max_packet` are the peer's, `receive` is ours.
+    pub(super) fn new(peer: u32, window: u32, max_packet: u32, receive: ReceiveWindow) -> Self {
         Self {
             peer,
             send: SendWindow {
                 bytes: window,
                 max_packet: max_packet.min(MAX_PACKET),
             },
-            receive: ReceiveWindow {
-                bytes: WINDOW,
-                consumed: 0,
-            },
+            receive,
             eof_sent: false,
+            unread: false,
             eof_received: false,
             close_sent: false,
             close_received: false,
@@ -78,9 +79,13 @@ impl SendWindow {
     }
 }
 
-/// What we let the peer send: `bytes` + `consumed` + what the consumer holds is always [`WINDOW`].
+/// What we let the peer send: `bytes` + `consumed` + what the consumer holds is always `size`.
 #[derive(Debug)]
 pub(super) struct ReceiveWindow {
+    /// Bytes granted at first.
+    pub(super) size: u32,
+    /// Bytes that one message may carry.
+    pub(super) max_packet: u32,
     /// Bytes that the peer may still send.
     bytes: u32,
     /// Bytes that the consumer has taken and that have not been granted again.
@@ -88,10 +93,20 @@ pub(super) struct ReceiveWindow {
 }
 
 impl ReceiveWindow {
+    /// A window that is wide open.
+    pub(super) fn new(size: u32, max_packet: u32) -> Self {
+        Self {
+            size,
+            max_packet,
+            bytes: size,
+            consumed: 0,
+        }
+    }
+
     /// Uses up the window for a data message of `length` bytes.
     pub(super) fn take(&mut self, length: usize) -> Result<(), Error> {
         let data = u32::try_from(length).map_err(|_| Error::OversizedData(length))?;
-        if data > MAX_PACKET {
+        if data > self.max_packet {
             return Err(Error::OversizedData(length));
         }
         let window = self.bytes;
@@ -104,9 +119,9 @@ impl ReceiveWindow {
     /// Counts `count` bytes as consumed and returns what is to be granted now, once it is half the window.
     pub(super) fn consumed(&mut self, count: usize) -> Option<u32> {
         // Never more than is outstanding, whatever the caller says.
-        let outstanding = WINDOW - self.bytes - self.consumed;
+        let outstanding = self.size - self.bytes - self.consumed;
         self.consumed += u32::try_from(count).unwrap_or(u32::MAX).min(outstanding);
-        if self.consumed < WINDOW / 2 {
+        if self.consumed < self.size / 2 {
             return None;
         }
         self.bytes += self.consumed;

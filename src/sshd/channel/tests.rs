@@ -90,7 +90,7 @@ fn a_session_is_confirmed_with_our_window() {
 #[test]
 fn unknown_channel_types_are_refused_as_sshd_does() {
     let mut core = Core::default();
-    core.handle_message(&open_message("x11", 1, 1, b"whatever"))
+    core.handle_message(&open_message("tun@openssh.com", 1, 1, b"whatever"))
         .unwrap();
     assert_eq!(events(&mut core), []);
     let expected =
@@ -410,6 +410,21 @@ fn requests_with_their_fields() {
         ),
         ("break", vec![0; 4], ChannelRequest::Break),
         ("eow@openssh.com", Vec::new(), ChannelRequest::EndOfWrite),
+        (
+            "auth-agent-req@openssh.com",
+            Vec::new(),
+            ChannelRequest::AgentForward,
+        ),
+        (
+            "x11-req",
+            b"\x01\x00\x00\x00\x12MIT-MAGIC-COOKIE-1\x00\x00\x00\x0400ff\x00\x00\x00\x02".into(),
+            ChannelRequest::X11Forward(X11Request {
+                single_connection: true,
+                protocol: b"MIT-MAGIC-COOKIE-1".into(),
+                cookie: Cookie(b"00ff".into()),
+                screen: 2,
+            }),
+        ),
     ];
     for (name, fields, expected) in cases {
         core.handle_message(&request_message(id, name, false, &fields))
@@ -430,7 +445,7 @@ fn requests_with_their_fields() {
             );
         }
     }
-    core.handle_message(&request_message(id, "x11-req", true, b"anything"))
+    core.handle_message(&request_message(id, "unheard-of", true, b"anything"))
         .unwrap();
     assert_eq!(
         events(&mut core),
@@ -557,6 +572,84 @@ fn there_are_only_so_many_channels() {
     );
 }
 
+/// The opens of OpenSSH towards an agent and a display, with its windows of 64 KiB and packets of 16 KiB.
+#[test]
+fn agents_and_displays_are_offered_in_small_windows() {
+    let mut core = Core::default();
+    let agent = core.open(&Forwarded::Agent).unwrap();
+    let display = core.open(&Forwarded::X11 {
+        originator: "127.0.0.1".into(),
+        originator_port: 0xabcd,
+    });
+    assert_eq!(
+        transmitted(&mut core),
+        [
+            &b"\x5a\x00\x00\x00\x16auth-agent@openssh.com\x00\x00\x00\x00\x00\x01\x00\x00\x00\x00\x40\x00"[..],
+            b"\x5a\x00\x00\x00\x03x11\x00\x00\x00\x01\x00\x01\x00\x00\x00\x00\x40\x00\
+              \x00\x00\x00\x09127.0.0.1\x00\x00\xab\xcd",
+        ]
+    );
+    assert!(core.knows(display.unwrap()));
+
+    let mut confirmation = Vec::new();
+    confirmation.put_uint32(7).put_uint32(1000).put_uint32(1000);
+    core.handle_message(&channel_message(
+        msg::CHANNEL_OPEN_CONFIRMATION,
+        agent,
+        &confirmation,
+    ))
+    .unwrap();
+    assert_eq!(events(&mut core), [Event::Opened(agent)]);
+    // Half of the window is granted again when it is consumed, and no more is taken than the whole.
+    let data = data_message(agent, &[0; 0x4000]);
+    for _ in 0..4 {
+        core.handle_message(&data).unwrap();
+    }
+    core.consumed(agent, 0x7fff);
+    assert_eq!(transmitted(&mut core).len(), 0);
+    core.consumed(agent, 0x10_0000);
+    assert_eq!(
+        transmitted(&mut core),
+        [b"\x5d\x00\x00\x00\x07\x00\x01\x00\x00"]
+    );
+    for _ in 0..4 {
+        core.handle_message(&data).unwrap();
+    }
+    assert!(matches!(
+        core.handle_message(&data),
+        Err(Error::WindowOverrun { .. })
+    ));
+    let (mut core, _) = session(0, 0);
+    let agent = core.open(&Forwarded::Agent).unwrap();
+    core.handle_message(&channel_message(
+        msg::CHANNEL_OPEN_CONFIRMATION,
+        agent,
+        &confirmation,
+    ))
+    .unwrap();
+    assert_eq!(
+        core.handle_message(&data_message(agent, &[0; 0x4001])),
+        Err(Error::OversizedData(0x4001))
+    );
+}
+
+#[test]
+fn a_channel_is_known_until_both_sides_have_closed_it() {
+    for ours_first in [true, false] {
+        let (mut core, id) = session(0, 0);
+        let close = channel_message(msg::CHANNEL_CLOSE, id, b"");
+        for ours in [ours_first, !ours_first] {
+            assert!(core.knows(id));
+            if ours {
+                core.close(id);
+            } else {
+                core.handle_message(&close).unwrap();
+            }
+        }
+        assert!(!core.knows(id));
+    }
+}
+
 #[test]
 fn unknown_message_numbers_are_left_to_the_transport() {
     let mut core = Core::default();
@@ -589,6 +682,8 @@ fn arbitrary_message() -> impl Strategy<Value = Vec<u8>> {
         "pty-req",
         "signal",
         "tcpip-forward",
+        "x11-req",
+        "auth-agent-req@openssh.com",
         "x",
     ]);
     prop_oneof![

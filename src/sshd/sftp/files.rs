@@ -10,14 +10,25 @@ use rustix::io::Errno;
 
 use super::attributes::Attributes;
 
+/// Links that lead on to what does not exist, before it is said to be too many.
+const MAX_LINKS: usize = 40;
+
 /// The absolute path without links; the last component need not exist, as in sftp-server.
 pub(super) fn real_path(path: &Path) -> io::Result<PathBuf> {
-    match (fs::canonicalize(path), path.parent(), path.file_name()) {
-        (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
-            Ok(fs::canonicalize(parent)?.join(name))
+    let mut path = path.to_path_buf();
+    for _ in 0..MAX_LINKS {
+        match (fs::canonicalize(&path), path.parent(), path.file_name()) {
+            (Err(error), Some(parent), Some(name)) if error.kind() == io::ErrorKind::NotFound => {
+                let parent = fs::canonicalize(parent)?;
+                match fs::read_link(&path) {
+                    Ok(target) => path = parent.join(target),
+                    Err(_) => return Ok(parent.join(name)),
+                }
+            }
+            (result, _, _) => return result,
         }
-        (result, _, _) => result,
     }
+    Err(Errno::LOOP.into())
 }
 
 /// Renames, but never onto what exists (section 6.5 of the draft).

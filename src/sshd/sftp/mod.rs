@@ -38,6 +38,16 @@ pub(super) enum Error {
     Unexpected(u8),
 }
 
+impl Error {
+    /// The status that sftp-server ends with.
+    pub(super) fn exit_status(self) -> u32 {
+        match self {
+            Self::PacketLength(_) => 11,
+            Self::Truncated(_) | Self::Unexpected(_) => 255,
+        }
+    }
+}
+
 /// Serves one client until it sends EOF or goes away. Relative names begin at `home`.
 ///
 /// # Errors

@@ -81,15 +81,46 @@ enum Status {
     Unsupported = 8,
 }
 
+impl Status {
+    /// What sftp-server says with it, whatever the system said.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Ok => "Success",
+            Self::Eof => "End of file",
+            Self::NoSuchFile => "No such file",
+            Self::PermissionDenied => "Permission denied",
+            Self::Failure => "Failure",
+            Self::BadMessage => "Bad message",
+            Self::Unsupported => "Operation unsupported",
+        }
+    }
+}
+
 /// Why a request has no other answer than a status.
 enum Failure {
-    Status(Status, String),
+    Status(Status),
     Protocol(Truncated),
+}
+
+impl Failure {
+    /// The status of the requests for which sftp-server looks on a handle that is none as on a missing file.
+    fn without_file(self) -> Self {
+        match self {
+            Self::Status(Status::Failure) => Status::NoSuchFile.into(),
+            other => other,
+        }
+    }
 }
 
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
-        Self::Status(status(&error), error.to_string())
+        status(&error).into()
+    }
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
     }
 }
 
@@ -130,7 +161,6 @@ pub(super) struct Server {
     home: PathBuf,
     initialized: bool,
     handles: BTreeMap<u32, Handle>,
-    next_handle: u32,
 }
 
 impl Server {
@@ -139,7 +169,6 @@ impl Server {
             home: home.to_path_buf(),
             initialized: false,
             handles: BTreeMap::new(),
-            next_handle: 0,
         }
     }
 
@@ -163,11 +192,11 @@ impl Server {
         }
         let id = fields.u32()?;
         let start = output.len();
-        let (status, text) = match self.answer(kind, id, fields, output) {
+        let status = match self.answer(kind, id, fields, output) {
             // An answer of its own.
             Ok(()) if output.len() > start => return Ok(()),
-            Ok(()) => (Status::Ok, "Success".to_owned()),
-            Err(Failure::Status(status, text)) => (status, text),
+            Ok(()) => Status::Ok,
+            Err(Failure::Status(status)) => status,
             Err(Failure::Protocol(error)) => return Err(error.into()),
         };
         output.truncate(start);
@@ -175,7 +204,7 @@ impl Server {
             output
                 .put_uint32(id)
                 .put_uint32(status as u32)
-                .put_string(text)
+                .put_string(status.text())
                 .put_string(b"");
         });
         Ok(())
@@ -193,8 +222,8 @@ impl Server {
         match kind {
             fxp::OPEN => self.open(id, fields, output)?,
             fxp::CLOSE => {
-                let number = handle_number(fields)?;
-                self.handles.remove(&number).ok_or_else(no_such_handle)?;
+                let number = handle_number(fields).map_err(Failure::without_file)?;
+                self.handles.remove(&number).ok_or(Status::NoSuchFile)?;
             }
             fxp::READ => self.read(id, fields, output)?,
             fxp::WRITE => {
@@ -241,11 +270,10 @@ impl Server {
                 rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(mode as _))?;
             }
             fxp::RMDIR => fs::remove_dir(self.path(fields)?)?,
-            fxp::REALPATH => put_name(
-                output,
-                id,
-                files::real_path(&self.path(fields)?)?.as_os_str(),
-            ),
+            fxp::REALPATH => {
+                let path = self.home.join(OsStr::from_bytes(fields.string()?));
+                put_name(output, id, files::real_path(&path)?.as_os_str());
+            }
             fxp::RENAME => {
                 files::rename_without_overwriting(&self.path(fields)?, &self.path(fields)?)?
             }
@@ -274,7 +302,10 @@ impl Server {
                 // Not `fs::hard_link`, which may follow a symbolic link.
                 rustix::fs::linkat(CWD, &old, CWD, &new, AtFlags::empty())?;
             }
-            b"fsync@openssh.com" => self.file(fields)?.sync_all()?,
+            b"fsync@openssh.com" => self
+                .file(fields)
+                .map_err(Failure::without_file)?
+                .sync_all()?,
             b"statvfs@openssh.com" => {
                 put_statvfs(output, id, &rustix::fs::statvfs(&self.path(fields)?)?)
             }
@@ -363,7 +394,7 @@ impl Server {
         output.resize(data + wanted, 0);
         let length = file.read_at(&mut output[data..], offset)?;
         if length == 0 && wanted > 0 {
-            return Err(Failure::Status(Status::Eof, "End of file".to_owned()));
+            return Err(Status::Eof.into());
         }
         output.truncate(data + length);
         let head = &mut output[start..data];
@@ -407,7 +438,7 @@ impl Server {
             }
         }
         if count == 0 {
-            return Err(Failure::Status(Status::Eof, "End of file".to_owned()));
+            return Err(Status::Eof.into());
         }
         frame(output, fxp::NAME, |output| {
             output.put_uint32(id).put_uint32(count).put_raw(&names);
@@ -419,11 +450,10 @@ impl Server {
         if self.handles.len() >= MAX_HANDLES {
             return Err(Errno::MFILE.into());
         }
-        while self.handles.contains_key(&self.next_handle) {
-            self.next_handle = self.next_handle.wrapping_add(1);
-        }
-        let number = self.next_handle;
-        self.next_handle = number.wrapping_add(1);
+        // The lowest that is free, as in sftp-server.
+        let number = (0..)
+            .find(|number| !self.handles.contains_key(number))
+            .ok_or(Errno::MFILE)?;
         self.handles.insert(number, handle);
         frame(output, fxp::HANDLE, |output| {
             output.put_uint32(id).put_string(number.to_be_bytes());
@@ -445,7 +475,12 @@ impl Server {
 
     /// Reads a path; relative ones begin at home.
     fn path(&self, fields: &mut Reader<'_>) -> Result<PathBuf, Truncated> {
-        Ok(self.home.join(OsStr::from_bytes(fields.string()?)))
+        let path = fields.string()?;
+        if path.is_empty() {
+            // No file has that name, home neither.
+            return Ok(PathBuf::new());
+        }
+        Ok(self.home.join(OsStr::from_bytes(path)))
     }
 }
 
@@ -459,11 +494,11 @@ fn handle_number(fields: &mut Reader<'_>) -> Result<u32, Failure> {
 }
 
 fn no_such_handle() -> Failure {
-    Failure::Status(Status::Failure, "Invalid handle".to_owned())
+    Status::Failure.into()
 }
 
 fn unsupported() -> Failure {
-    Failure::Status(Status::Unsupported, "Operation unsupported".to_owned())
+    Status::Unsupported.into()
 }
 
 /// Appends one packet.

@@ -100,7 +100,7 @@ fn files_are_written_and_read_where_asked() {
     assert_eq!(client.status(fxp::READ, &beyond), EOF);
     assert_eq!(client.extended("fsync@openssh.com", &handle).1[..4], [0; 4]);
     assert_eq!(client.status(fxp::CLOSE, &handle), OK);
-    assert_eq!(client.status(fxp::CLOSE, &handle), FAILURE);
+    assert_eq!(client.status(fxp::CLOSE, &handle), NO_SUCH_FILE);
     assert_eq!(client.status(fxp::READ, &read), FAILURE);
 }
 
