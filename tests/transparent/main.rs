@@ -12,10 +12,13 @@
 mod common;
 
 mod exec;
+mod forwarding;
+mod global;
 mod pty;
 mod raw;
 mod requests;
 mod seen;
+mod transport;
 
 use std::panic::catch_unwind;
 use std::sync::{Mutex, PoisonError};

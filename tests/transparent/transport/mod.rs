@@ -1,0 +1,5 @@
+//! The SSH transport: algorithms, rekeying, compression, and many connections.
+
+mod algorithms;
+mod connections;
+mod rekey;
