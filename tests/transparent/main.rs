@@ -11,9 +11,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod copying;
 mod exec;
+mod flow;
 mod forwarding;
 mod global;
+mod ide;
 mod pty;
 mod raw;
 mod requests;
