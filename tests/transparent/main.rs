@@ -11,6 +11,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod clients;
 mod copying;
 mod exec;
 mod flow;
