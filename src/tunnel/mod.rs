@@ -1,9 +1,11 @@
 //! SSM session, data channel and smux as plain byte streams: the only place that knows them all.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
 
@@ -88,6 +90,27 @@ impl Error {
     }
 }
 
+/// What carries the streams of a tunnel, at a moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// There is a WebSocket.
+    Connected {
+        /// Of these there was one before.
+        resumes: u32,
+    },
+    /// There is none: the SSM session is being resumed. Streams stay open, nothing moves in them.
+    Resuming {
+        /// When that was noticed.
+        since: Instant,
+        /// Why, for a person.
+        reason: String,
+        /// Attempts that have failed.
+        attempts: u32,
+        /// What was wrong with the last of them, and what a person can do about it.
+        last_error: Option<(String, Option<&'static str>)>,
+    },
+}
+
 /// An SSM session that carries any number of streams to one port of the target.
 #[derive(Debug)]
 pub struct Tunnel {
@@ -95,6 +118,7 @@ pub struct Tunnel {
     port: u16,
     session: Arc<SsmSession>,
     smux: SmuxSession,
+    link: watch::Receiver<Link>,
     refusals: watch::Receiver<u64>,
 }
 
@@ -132,13 +156,15 @@ impl Tunnel {
         let (smux, driver) = SmuxSession::client(stream, config);
         tasks.spawn(driver);
         let session = Arc::new(session);
+        let (publish, link) = watch::channel(Link::Connected { resumes: 0 });
         let (count, refusals) = watch::channel(0);
-        tasks.spawn(observe(Arc::clone(&session), count));
+        tasks.spawn(observe(Arc::clone(&session), publish, count));
         Ok(Self {
             target: options.target.clone(),
             port: options.port,
             session,
             smux,
+            link,
             refusals,
         })
     }
@@ -156,6 +182,16 @@ impl Tunnel {
     /// Names the SSM session in the service.
     pub fn session_id(&self) -> &str {
         self.session.id()
+    }
+
+    /// Whether there is a WebSocket, and each change of that.
+    pub fn link(&self) -> watch::Receiver<Link> {
+        self.link.clone()
+    }
+
+    /// Between us and the agent, with its time to process; none before the first message was acknowledged.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.session.status().round_trip
     }
 
     /// How often the agent has said that it could not connect to the port. It does not say for which stream.
@@ -189,27 +225,53 @@ impl Tunnel {
     }
 }
 
-/// Counts refusals and tells what happens to the session, until it is over.
-async fn observe(session: Arc<SsmSession>, refusals: watch::Sender<u64>) {
+/// Publishes what happens to the session, until it is over.
+async fn observe(
+    session: Arc<SsmSession>,
+    link: watch::Sender<Link>,
+    refusals: watch::Sender<u64>,
+) {
+    let session_id = session.id();
+    let mut resumes = 0;
     while let Some(event) = session.next_event().await {
         match event {
             SessionEvent::Lost { reason } => {
-                warn!(
-                    session_id = session.id(),
-                    reason, "connection lost, resuming"
-                );
+                warn!(session_id, reason, "connection lost, resuming");
+                link.send_replace(Link::Resuming {
+                    since: Instant::now(),
+                    reason,
+                    attempts: 0,
+                    last_error: None,
+                });
             }
-            SessionEvent::Retrying { attempt, error, .. } => {
-                warn!(session_id = session.id(), attempt, error, "not resumed yet");
+            SessionEvent::Retrying {
+                attempt,
+                error,
+                hint,
+            } => {
+                warn!(session_id, attempt, error, hint, "not resumed yet");
+                link.send_modify(|link| {
+                    if let Link::Resuming {
+                        attempts,
+                        last_error,
+                        ..
+                    } = link
+                    {
+                        *attempts = attempt;
+                        *last_error = Some((error, hint));
+                    }
+                });
             }
             SessionEvent::Resumed { gap } => {
-                info!(session_id = session.id(), ?gap, "resumed");
+                info!(session_id, ?gap, "resumed");
+                resumes += 1;
+                link.send_replace(Link::Connected { resumes });
             }
             SessionEvent::ConnectToPortError => {
                 refusals.send_modify(|count| *count += 1);
             }
             SessionEvent::Closed { text } => {
-                info!(session_id = session.id(), text, "closed by the service");
+                info!(session_id, text, "closed by the service");
             }
         }
     }

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::error::Error;
-use crate::tunnel::{self, Tunnel};
+use crate::tunnel::{self, Link, Tunnel};
 
 /// What the tunnel is doing.
 #[derive(Debug, Clone)]
@@ -35,6 +35,7 @@ const DIAL_PAUSE_MAX: Duration = Duration::from_secs(60);
 pub(super) async fn run(
     options: tunnel::Options,
     publish: watch::Sender<State>,
+    absence: watch::Sender<Option<Instant>>,
     wanted: Arc<Notify>,
     stop: CancellationToken,
 ) {
@@ -63,7 +64,9 @@ pub(super) async fn run(
                 let lost = tokio::select! {
                     () = stop.cancelled() => None,
                     lost = tunnel.lost() => Some(lost),
+                    () = follow(&tunnel, &absence) => None,
                 };
+                absence.send_if_modified(away_since(Some(Instant::now())));
                 match lost {
                     Some(reason) => {
                         warn!(
@@ -111,4 +114,31 @@ pub(super) async fn run(
         }
     }
     publish.send_replace(State::Stopped);
+}
+
+/// Publishes since when `tunnel` has had no link; does not return.
+async fn follow(tunnel: &Tunnel, absence: &watch::Sender<Option<Instant>>) {
+    let mut link = tunnel.link();
+    loop {
+        let since = match &*link.borrow_and_update() {
+            Link::Connected { .. } => None,
+            Link::Resuming { since, .. } => Some(*since),
+        };
+        absence.send_if_modified(away_since(since));
+        if link.changed().await.is_err() {
+            // The tunnel is about to tell that it is lost.
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// An absence that goes on has begun when it was first noticed.
+fn away_since(since: Option<Instant>) -> impl FnOnce(&mut Option<Instant>) -> bool {
+    move |away| {
+        let is_news = away.is_some() != since.is_some();
+        if is_news {
+            *away = since;
+        }
+        is_news
+    }
 }

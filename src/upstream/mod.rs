@@ -47,6 +47,7 @@ struct Shared {
     login: Login,
     hold: Duration,
     state: watch::Receiver<State>,
+    absence: watch::Receiver<Option<Instant>>,
     /// Told when somebody wants a transport and there is no tunnel: time to try again.
     wanted: Arc<Notify>,
     pool: Pool,
@@ -80,9 +81,11 @@ impl Upstream {
         let tasks = options.tunnel.tracker.clone();
         let wanted = Arc::new(Notify::new());
         let (publish, state) = watch::channel(State::Dialing);
+        let (publish_absence, absence) = watch::channel(Some(Instant::now()));
         tasks.spawn(lifecycle::run(
             options.tunnel,
             publish,
+            publish_absence,
             Arc::clone(&wanted),
             stop.clone(),
         ));
@@ -90,6 +93,7 @@ impl Upstream {
             login: options.login,
             hold: options.hold,
             state,
+            absence,
             wanted,
             pool: Pool::new(tasks.clone(), stop.clone()),
             logins: Semaphore::new(LOGINS),
@@ -105,6 +109,22 @@ impl Upstream {
     /// What the tunnel is doing now, and each change of it.
     pub fn state(&self) -> watch::Receiver<State> {
         self.shared.state.clone()
+    }
+
+    /// Since when no stream can make progress, and each change of that; none while they can.
+    ///
+    /// The link may have been lost earlier than it was noticed. An absence that ends with another
+    /// tunnel has the same beginning as one that ends with the same.
+    pub fn absence(&self) -> watch::Receiver<Option<Instant>> {
+        self.shared.absence.clone()
+    }
+
+    /// Between us and the agent, with its time to process, as measured last; none without a tunnel.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match &*self.shared.state.borrow() {
+            State::Up(tunnel) => tunnel.round_trip(),
+            _ => None,
+        }
     }
 
     /// Waits until a transport is authenticated and spare: `ssh` would work now.
