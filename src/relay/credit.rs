@@ -28,7 +28,19 @@ impl Limits {
         let channels = u32::try_from(channels).unwrap_or(u32::MAX).max(1);
         (self.connection_bytes / channels).clamp(self.channel_min_bytes, self.channel_max_bytes)
     }
+
+    /// The same for a connection that may not have more than `bytes` under way.
+    pub(super) fn within(self, bytes: u32) -> Self {
+        Self {
+            connection_bytes: self.connection_bytes.min(bytes),
+            channel_min_bytes: self.channel_min_bytes.min(NARROW_BYTES),
+            ..self
+        }
+    }
 }
+
+/// The least for each channel where little may be under way: half a packet.
+const NARROW_BYTES: u32 = 16 << 10;
 
 /// The account of one direction of one channel, in bytes since it was opened.
 ///

@@ -120,12 +120,13 @@ where
     /// Passes messages on between the local client and `upstream` until one of them is gone.
     ///
     /// `absence` tells since when `upstream` can make no progress, while it cannot: the client is kept in good faith
-    /// meanwhile. When upstream is gone, open channels have been ended, and whatever else the client wants of an
+    /// meanwhile. `round_trip` tells how long a message to the target and its answer take, if that is known. When upstream is gone, open channels have been ended, and whatever else the client wants of an
     /// upstream is kept for the next one; unless sshd said goodbye, for then the client is told so.
     pub async fn join<U>(
         &mut self,
         upstream: &mut Connection<U>,
         mut absence: watch::Receiver<Option<tokio::time::Instant>>,
+        round_trip: impl Fn() -> Option<Duration>,
     ) -> Parting
     where
         U: AsyncRead + AsyncWrite + Unpin,
@@ -136,7 +137,12 @@ where
             self.pair.set_absence(now(), since);
             tokio::select! {
                 biased;
-                ended = poll_fn(|cx| self.poll_both(cx, upstream)) => break ended,
+                ended = poll_fn(|cx| {
+                    if let Some(round_trip) = round_trip() {
+                        self.pair.set_round_trip(now(), round_trip);
+                    }
+                    self.poll_both(cx, upstream)
+                }) => break ended,
                 Ok(()) = absence.changed() => {}
             }
         };
@@ -299,7 +305,10 @@ fn tell_log(event: &Event) {
     match event {
         Event::ForwardRestored { address } => info!(address, "the target listens again"),
         Event::ForwardGivenUp { address } => {
-            warn!(address, "the target does not listen any more: refused for two minutes");
+            warn!(
+                address,
+                "the target does not listen any more: refused for two minutes"
+            );
         }
     }
 }

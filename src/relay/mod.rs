@@ -9,6 +9,7 @@ mod absence;
 mod credit;
 mod driver;
 mod end;
+mod flight;
 mod forwards;
 mod ledger;
 mod numbering;

@@ -5,7 +5,7 @@ mod globals;
 mod redial;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use thiserror::Error;
@@ -13,6 +13,7 @@ use thiserror::Error;
 use self::globals::Owed;
 use super::absence::Absence;
 use super::credit::Limits;
+use super::flight::Flight;
 use super::forwards::Forwards;
 use super::ledger::Ledger;
 use super::numbering::Numbering;
@@ -86,6 +87,7 @@ const EVENTS: usize = 1024;
 #[derive(Debug)]
 pub struct Pair {
     limits: Limits,
+    flight: Flight,
     local_is_openssh: bool,
     queues: BySide<Queue>,
     observer: Observer,
@@ -122,6 +124,7 @@ impl Pair {
     pub fn new(limits: Limits, local_is_openssh: bool, now: Instant) -> Self {
         Self {
             limits,
+            flight: Flight::default(),
             local_is_openssh,
             queues: BySide::default(),
             observer: Observer::default(),
@@ -162,16 +165,16 @@ impl Pair {
             && self.is_drained(Side::Upstream)
     }
 
+    /// Notes how long a message to the target and its answer take now.
+    pub fn set_round_trip(&mut self, now: Instant, round_trip: Duration) {
+        self.flight.on_round_trip(round_trip, now);
+    }
+
     /// Takes `message`, numbered 80 or above, from `from`.
     ///
     /// # Errors
     /// See [`enum@Error`]; `from` is to be disconnected.
-    pub fn receive(
-        &mut self,
-        now: Instant,
-        from: Side,
-        message: Bytes,
-    ) -> Result<Received, Error> {
+    pub fn receive(&mut self, now: Instant, from: Side, message: Bytes) -> Result<Received, Error> {
         if self.is_flooded_by(from) {
             return Err(Error::Flood);
         }
@@ -193,7 +196,7 @@ impl Pair {
             && let Message::Data { length, .. } = Message::parse(&popped.message)
         {
             self.observer.on_forwarded(to, length);
-            let limit = self.observer.limit(self.limits);
+            let limit = self.observer.limit(self.limits(to));
             if let Some(channel) = self.observer.channel(to, recipient) {
                 let cost = channel.window_cost(length);
                 let end = &mut channel.ends[to];
@@ -221,6 +224,14 @@ impl Pair {
     fn report(&mut self, event: Event) {
         if self.events.len() < EVENTS {
             self.events.push_back(event);
+        }
+    }
+
+    /// What may be under way to `to`: what the target delivers in time is known, what the client does is its own affair.
+    fn limits(&self, to: Side) -> Limits {
+        match to {
+            Side::Local => self.limits.within(self.flight.allowed()),
+            Side::Upstream => self.limits,
         }
     }
 
@@ -261,9 +272,9 @@ impl Pair {
                     window,
                     max_packet,
                 };
-                let shown = self
-                    .observer
-                    .on_confirmation(from, recipient, receiver, self.limits);
+                let shown =
+                    self.observer
+                        .on_confirmation(from, recipient, receiver, self.limits(from));
                 let message = match shown {
                     Some(window) => with_initial_window(message, window),
                     None => message,
@@ -282,7 +293,7 @@ impl Pair {
                 self.queues[to].push_control(message);
             }
             Message::WindowAdjust { recipient, bytes } => {
-                let limit = self.observer.limit(self.limits);
+                let limit = self.observer.limit(self.limits(to));
                 match self.observer.channel(to, recipient) {
                     // After its CLOSE it means nothing.
                     Some(channel) if channel.ends[from].has_closed => {}
@@ -296,15 +307,16 @@ impl Pair {
                 }
             }
             Message::Data { recipient, length } => {
-                let limit = self.observer.limit(self.limits);
+                let limit = self.observer.limit(self.limits(to));
                 match self.observer.channel(to, recipient) {
                     Some(channel) => {
                         let cost = channel.window_cost(length);
                         let overrun = channel.ends[to].credit.receive(cost, limit);
                         overrun.map_err(|_| Error::WindowOverrun { recipient })?;
                         self.queues[to].push_data(recipient, message, channel.max_merged(to));
-                        if from == Side::Local {
-                            self.on_typed(now, recipient);
+                        match from {
+                            Side::Local => self.on_typed(now, recipient),
+                            Side::Upstream => self.flight.on_delivered(length, now),
                         }
                     }
                     None => self.queues[to].push_control(message),
@@ -370,7 +382,9 @@ impl Pair {
         if from == Side::Upstream {
             self.zombies.remove(&number);
         }
-        let window = self.observer.on_open(from, kind, receiver, self.limits);
+        let window = self
+            .observer
+            .on_open(from, kind, receiver, self.limits(from));
         self.queues[from.other()].push_control(with_initial_window(message, window));
     }
 }

@@ -136,7 +136,9 @@ async fn serve_until_gone(
             Some(Ok(mut transport)) => {
                 redial.on_joined(now());
                 let parting = relay
-                    .join(&mut transport.connection, upstream.absence())
+                    .join(&mut transport.connection, upstream.absence(), || {
+                        upstream.round_trip()
+                    })
                     .await;
                 match parting {
                     Parting::Untouched => return upstream.give_back(transport),
