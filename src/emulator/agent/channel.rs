@@ -87,7 +87,7 @@ pub(super) struct Channel {
     announcement: Option<Message>,
     /// Tells whether to repeat itself.
     faults: Arc<Board>,
-    /// The last message taken over the socket that was lost, whose acknowledgement may be lost too.
+    /// The last message handed on before the socket was lost, whose acknowledgement may be lost too.
     doubtful: Option<u64>,
     /// Its payload, when it came again: to be written again.
     repeated: Option<Bytes>,
@@ -182,7 +182,7 @@ impl Channel {
 
     /// Notes that the socket is gone.
     pub(super) fn on_lost(&mut self) {
-        self.doubtful = self.core.in_order().checked_sub(1);
+        self.doubtful = self.core.consumed().checked_sub(1);
     }
 
     /// Looks whether `message` is one that the real agent would write to its port again.
@@ -230,11 +230,13 @@ impl Channel {
                 Poll::Ready(reserved) => reserved.is_ok(),
                 Poll::Pending => return,
             };
+            // All before it has been handed on, and all that waits comes after it.
+            if let Some(repeated) = self.repeated.take().filter(|_| has_port) {
+                self.faults.note(|counters| counters.repeated += 1);
+                let _ = self.input.send_item(Input::Data(repeated));
+                continue;
+            }
             let Some(event) = self.core.poll_event() else {
-                if let Some(repeated) = self.repeated.take().filter(|_| has_port) {
-                    self.faults.note(|counters| counters.repeated += 1);
-                    let _ = self.input.send_item(Input::Data(repeated));
-                }
                 return;
             };
             let input = match event {

@@ -45,12 +45,15 @@ async fn read(request: Request<Incoming>) -> Result<Plan, String> {
         .collect()
         .await
         .map_err(|_| format!("the body cannot be read, or is longer than {BODY_LIMIT} bytes"))?;
-    serde_json::from_slice(&body.to_bytes())
-        .map_err(|error| format!("not a plan ({error}): see the examples in emulator::fault"))
+    let body = body.to_bytes();
+    let json = std::str::from_utf8(&body).map_err(|_| "the body is not UTF-8".to_owned())?;
+    json.parse().map_err(|error: serde_json::Error| {
+        format!("not a plan ({error}): see the examples in emulator::fault")
+    })
 }
 
 fn refuse(problem: &str) -> Response<Full<Bytes>> {
-    let example = r#"{"faults": [{"fault": "cut", "side": "client", "how": "reset"}]}"#;
+    let example = r#"{"fault": "cut", "side": "client", "how": "reset"}"#;
     let body = json!({ "error": problem, "example": example });
     answer(StatusCode::BAD_REQUEST, body.to_string())
 }

@@ -10,22 +10,22 @@
 //! curl $AWS_ENDPOINT_URL_SSM/faults -X DELETE             clears what is in force
 //! ```
 //!
-//! Some plans, each the body of a `POST`:
+//! Some bodies of a `POST`; a fault alone will do:
 //!
 //! ```json
-//! {"faults": [{"fault": "cut", "side": "client", "how": "reset"}]}
-//! {"faults": [{"fault": "cut", "side": "client", "how": "bye", "after": {"ms": 3600000}, "extent": "always"}]}
-//! {"faults": [{"fault": "cut", "side": "agent", "how": {"black_hole": {"heals_ms": 5000}}}]}
+//! {"fault": "cut", "side": "client", "how": "reset"}
+//! {"fault": "cut", "side": "client", "how": "bye", "after": {"ms": 3600000}, "extent": "always"}
+//! {"fault": "cut", "side": "agent", "how": {"black_hole": {"heals_ms": 5000}}}
 //! {"seed": 7, "faults": [{"fault": "messages", "pick": {"probability": 0.05}, "effect": "drop"}]}
-//! {"faults": [{"fault": "link", "latency_ms": 40, "jitter_ms": 10, "bytes_per_second": 500000}]}
-//! {"faults": [{"fault": "publication", "side": "agent", "paused": true}]}
-//! {"faults": [{"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": {"times": 3}}]}
-//! {"faults": [{"fault": "api", "answer": {"throttled": {"retry_after": 1}}, "extent": {"ms": 2000}}]}
-//! {"faults": [{"fault": "gateway", "refusal": {"status": 403}}]}
-//! {"faults": [{"fault": "expire", "unless_access_key": "AKIAFRESH", "extent": "always"}]}
-//! {"faults": [{"fault": "network", "how": "refuse", "ms": 5000}]}
-//! {"faults": [{"fault": "terminate", "text": "by the administrator"}]}
-//! {"faults": [{"fault": "agent", "away_ms": 3000}]}
+//! {"fault": "link", "latency_ms": 40, "jitter_ms": 10, "bytes_per_second": 500000}
+//! {"fault": "publication", "side": "agent", "paused": true}
+//! {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": {"times": 3}}
+//! {"fault": "api", "answer": {"throttled": {"retry_after": 1}}, "extent": {"ms": 2000}}
+//! {"fault": "gateway", "refusal": {"status": 403}}
+//! {"fault": "expire", "unless_access_key": "AKIAFRESH", "extent": "always"}
+//! {"fault": "network", "how": "refuse", "ms": 5000}
+//! {"fault": "terminate", "text": "by the administrator"}
+//! {"fault": "agent", "away_ms": 3000}
 //! ```
 //!
 //! # What stays and what happens at once

@@ -1,8 +1,10 @@
 //! What is to go wrong, as data: the same from Rust and as JSON.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use thiserror::Error;
 
 use crate::emulator::session::Peer;
@@ -16,6 +18,24 @@ pub struct Plan {
     pub seed: Option<u64>,
     /// In this order.
     pub faults: Vec<Fault>,
+}
+
+impl FromStr for Plan {
+    type Err = serde_json::Error;
+
+    /// Reads a plan, or a single fault, from JSON.
+    fn from_str(json: &str) -> Result<Self, Self::Err> {
+        // A list could be taken for a plan without names.
+        let value: Map<String, Value> = serde_json::from_str(json)?;
+        let value = Value::Object(value);
+        if value.get("fault").is_none() {
+            return serde_json::from_value(value);
+        }
+        Ok(Self {
+            seed: None,
+            faults: vec![serde_json::from_value(value)?],
+        })
+    }
 }
 
 /// Something that goes wrong.
@@ -638,6 +658,18 @@ mod tests {
             let written = serde_json::to_value(fault.unwrap()).unwrap();
             let again: Fault = serde_json::from_value(written.clone()).unwrap();
             assert_eq!(serde_json::to_value(again).unwrap(), written, "{form}");
+        }
+    }
+
+    #[test]
+    fn a_fault_alone_is_a_plan() {
+        let alone: Plan = r#"{"fault": "repeat", "on": true}"#.parse().unwrap();
+        let listed: Plan = r#"{"faults": [{"fault": "repeat", "on": true}]}"#.parse().unwrap();
+        assert_eq!(alone, listed);
+        let seeded: Plan = r#"{"seed": 7}"#.parse().unwrap();
+        assert_eq!((seeded.seed, seeded.faults.len()), (Some(7), 0));
+        for wrong in ["[]", "7", "{", r#"{"falts": []}"#] {
+            assert!(wrong.parse::<Plan>().is_err(), "{wrong}");
         }
     }
 

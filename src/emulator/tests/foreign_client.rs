@@ -1,5 +1,7 @@
 //! A client that shares nothing with ours but the WebSocket.
 
+use std::time::Duration;
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -224,11 +226,44 @@ impl Client {
         }
     }
 
-    /// Whether nothing but pongs comes for `time`.
-    pub(super) async fn hears_nothing(&mut self, time: std::time::Duration) -> bool {
+    /// The next data message, acknowledged by nobody.
+    pub(super) async fn receive_raw_data(&mut self) -> Parsed {
+        loop {
+            let received = self.receive_raw().await.expect("the socket has ended");
+            if received.kind == "output_stream_data" {
+                return received;
+            }
+        }
+    }
+
+    /// Waits for the next acknowledgement.
+    pub(super) async fn receive_acknowledgement(&mut self) {
+        loop {
+            let received = self.receive_raw().await.expect("the socket has ended");
+            if received.kind == "acknowledge" {
+                return;
+            }
+        }
+    }
+
+    /// Whether nothing at all comes for `time`.
+    pub(super) async fn hears_nothing(&mut self, time: Duration) -> bool {
         tokio::time::timeout(time, self.socket.next())
             .await
             .is_err()
+    }
+
+    /// Whether neither data nor an end come for `time`.
+    pub(super) async fn hears_nothing_new(&mut self, time: Duration) -> bool {
+        let next = async {
+            loop {
+                match self.receive_raw().await {
+                    Some(received) if received.kind.ends_with("_publication") => {}
+                    _ => return,
+                }
+            }
+        };
+        tokio::time::timeout(time, next).await.is_err()
     }
 
     pub(super) async fn ping(&mut self) {
