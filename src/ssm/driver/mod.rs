@@ -431,5 +431,4 @@ async fn terminate_by_api(ssm: &Ssm, session_id: &str) -> bool {
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;
