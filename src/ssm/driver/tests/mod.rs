@@ -6,13 +6,16 @@ use std::sync::{Arc, Mutex};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{WebSocketStream, accept_async};
+use uuid::Uuid;
 
 mod ends;
 mod journal;
@@ -20,12 +23,13 @@ mod resume;
 mod start;
 
 use super::*;
-use crate::ssm::SsmSession;
 use crate::ssm::api::tests::sdk_config;
 use crate::ssm::protocol::data_channel::{AgentOptions, Event};
 use crate::ssm::protocol::handshake::HandshakeRequest;
 use crate::ssm::protocol::message::{Header, MessageType};
+use crate::ssm::protocol::payload::{Flag, OpenDataChannelInput, PayloadType};
 use crate::ssm::protocol::reliability::outgoing::Strategy;
+use crate::ssm::{SsmSession, api};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -130,6 +134,25 @@ impl Service {
         Ssm::new(&sdk_config(&format!("http://{}", self.endpoint))).unwrap()
     }
 
+    /// Starts a session that waits for nobody.
+    async fn start_session(&self, options: Options) -> (SsmSession, crate::ssm::DataStream) {
+        self.start_with(options, Box::new(clocks::system)).await
+    }
+
+    async fn start_with(
+        &self,
+        options: Options,
+        clocks: Box<dyn Fn() -> Box<dyn Clocks> + Send + Sync>,
+    ) -> (SsmSession, crate::ssm::DataStream) {
+        let surroundings = Surroundings {
+            clocks,
+            spacing: Duration::ZERO,
+            slowly: Duration::from_millis(50),
+        };
+        let started = SsmSession::start_in(surroundings, self.ssm(), request(), options);
+        within(started).await.unwrap()
+    }
+
     fn calls(&self) -> Vec<String> {
         self.state.lock().unwrap().calls.clone()
     }
@@ -170,7 +193,7 @@ async fn serve(mut tcp: TcpStream, state: Arc<Mutex<State>>, address: String) {
         return;
     }
     while let Some((operation, body)) = read_request(&mut tcp).await {
-        let (status, answer) = api(&state, &operation, &body, &address);
+        let (status, answer) = call(&state, &operation, &body, &address);
         let answer = format!(
             "HTTP/1.1 {status} x\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{answer}",
             answer.len()
@@ -205,7 +228,7 @@ async fn read_request(tcp: &mut TcpStream) -> Option<(String, String)> {
     }
 }
 
-fn api(state: &Mutex<State>, operation: &str, body: &str, address: &str) -> (u16, String) {
+fn call(state: &Mutex<State>, operation: &str, body: &str, address: &str) -> (u16, String) {
     let mut state = state.lock().unwrap();
     state.calls.push(operation.to_owned());
     let count = state.calls.len();

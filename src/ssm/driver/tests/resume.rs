@@ -5,9 +5,7 @@ use super::*;
 #[tokio::test]
 async fn the_hourly_close_is_resumed() {
     let service = Service::start(Faults::default()).await;
-    let (session, stream) = within(SsmSession::start(service.ssm(), request(), options()))
-        .await
-        .unwrap();
+    let (session, stream) = service.start_session(options()).await;
     let stream = echo(stream, 10_000).await;
     service.state.lock().unwrap().closing = Some(Closing::Bye);
     assert_eq!(
@@ -30,9 +28,7 @@ async fn not_a_byte_is_lost_over_several_sockets() {
         ..Faults::default()
     })
     .await;
-    let (session, stream) = within(SsmSession::start(service.ssm(), request(), options()))
-        .await
-        .unwrap();
+    let (session, stream) = service.start_session(options()).await;
     let _stream = echo(stream, 1 << 20).await;
     within(session.terminate()).await;
     assert_eq!(session.status().resumes, 3);
@@ -64,9 +60,7 @@ async fn a_socket_that_answers_no_ping_is_replaced() {
         ping_deadline: Duration::from_millis(300),
         ..options()
     };
-    let (session, stream) = within(SsmSession::start(service.ssm(), request(), options))
-        .await
-        .unwrap();
+    let (session, stream) = service.start_session(options).await;
     let _stream = echo(stream, 100_000).await;
     assert_eq!(
         session.next_event().await.unwrap(),
@@ -85,9 +79,7 @@ async fn failing_resumes_are_repeated_until_one_succeeds() {
         ..Faults::default()
     })
     .await;
-    let (session, stream) = within(SsmSession::start(service.ssm(), request(), options()))
-        .await
-        .unwrap();
+    let (session, stream) = service.start_session(options()).await;
     let _stream = echo(stream, 100_000).await;
     assert!(matches!(
         session.next_event().await,
@@ -114,9 +106,7 @@ async fn a_refused_resume_is_the_end_and_asks_for_a_redial() {
         ..Faults::default()
     })
     .await;
-    let (session, mut stream) = within(SsmSession::start(service.ssm(), request(), options()))
-        .await
-        .unwrap();
+    let (session, mut stream) = service.start_session(options()).await;
     stream.write_all(b"x").await.unwrap();
     let end = within(session.closed()).await;
     assert!(
@@ -136,9 +126,7 @@ async fn a_session_that_may_not_be_resumed_is_terminated() {
         ..Faults::default()
     })
     .await;
-    let (session, mut stream) = within(SsmSession::start(service.ssm(), request(), options()))
-        .await
-        .unwrap();
+    let (session, mut stream) = service.start_session(options()).await;
     stream.write_all(b"x").await.unwrap();
     let end = within(session.closed()).await;
     assert!(
@@ -147,7 +135,13 @@ async fn a_session_that_may_not_be_resumed_is_terminated() {
     );
     assert_eq!(
         service.calls(),
-        ["StartSession", "ResumeSession", "TerminateSession"]
+        [
+            "StartSession",
+            "ResumeSession",
+            "ResumeSession",
+            "ResumeSession",
+            "TerminateSession"
+        ]
     );
 }
 
@@ -159,24 +153,13 @@ async fn a_refused_socket_is_asked_for_again() {
         ..Faults::default()
     })
     .await;
-    let (session, stream) = within(SsmSession::start(service.ssm(), request(), options()))
-        .await
-        .unwrap();
+    let (session, stream) = service.start_session(options()).await;
     let _stream = echo(stream, 100_000).await;
     assert_eq!(session.status().resumes, 1);
     within(session.terminate()).await;
     let resumes = service.calls();
     let resumes = resumes.iter().filter(|call| *call == "ResumeSession");
     assert_eq!(resumes.count(), 4);
-}
-
-#[test]
-fn ten_refusals_of_the_socket_are_final() {
-    let error = Error::WebSocket(websocket::Error::Refused(403));
-    let mut refusals = 0;
-    let tolerated = std::iter::repeat_with(|| is_final(&error, &mut refusals));
-    assert_eq!(tolerated.take_while(|is_final| !is_final).count(), 9);
-    assert!(is_final(&Error::Api(api::Error::SessionGone(None)), &mut 0));
 }
 
 #[tokio::test]
@@ -238,9 +221,7 @@ async fn a_message_that_stays_damaged_ends_the_session() {
         ..Faults::default()
     })
     .await;
-    let (session, _stream) = within(SsmSession::start(service.ssm(), request(), options()))
-        .await
-        .unwrap();
+    let (session, _stream) = service.start_session(options()).await;
     service.state.lock().unwrap().closing = Some(Closing::Bye);
     let end = within(session.closed()).await;
     assert!(matches!(*end, Error::Damaged { count: 100, .. }), "{end:?}");
