@@ -185,7 +185,8 @@ impl DataChannel {
             MessageType::Acknowledge => {
                 self.unpause();
                 let seq = acknowledged(&payload).map_err(Error::Acknowledge)?;
-                self.outgoing.on_acknowledge(seq, now)?;
+                let is_news = self.outgoing.on_acknowledge(seq, now)?;
+                self.statistics.acknowledged += u64::from(is_news);
                 Ok(())
             }
             MessageType::ChannelClosed => {
@@ -388,6 +389,21 @@ impl DataChannel {
     /// An owner that sends only while this is 0 keeps its bytes together, for larger messages.
     pub fn unsent(&self) -> usize {
         self.outgoing.unsent()
+    }
+
+    /// Bytes of our messages not yet acknowledged, headers included.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.outgoing.bytes()
+    }
+
+    /// Bytes of our messages acknowledged since the beginning, headers included.
+    pub fn bytes_acknowledged(&self) -> u64 {
+        self.outgoing.acknowledged()
+    }
+
+    /// Messages of the peer that wait for one before them.
+    pub fn held(&self) -> usize {
+        self.incoming.held().len()
     }
 
     /// Messages of the peer that have arrived in order, without gaps, since the beginning.

@@ -49,6 +49,8 @@ pub struct Outgoing {
     sent: usize,
     /// Bytes of unacknowledged frames.
     bytes: usize,
+    /// Bytes of acknowledged frames, since the beginning.
+    acknowledged: u64,
     /// Numbers to send again, ascending; those acknowledged meanwhile are skipped.
     resend: VecDeque<u64>,
     rtt: RttEstimator,
@@ -120,6 +122,7 @@ impl Outgoing {
             base: 0,
             sent: 0,
             bytes: 0,
+            acknowledged: 0,
             resend: VecDeque::new(),
             rtt,
             progress_at: None,
@@ -163,6 +166,11 @@ impl Outgoing {
     /// Bytes of unacknowledged messages.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of messages acknowledged so far, since the beginning.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// The round trip as measured so far.
@@ -253,6 +261,7 @@ impl Outgoing {
             return Ok(false);
         };
         self.bytes -= frame.len();
+        self.acknowledged += frame.len() as u64;
         let transmissions = entry.transmissions;
         if let Some(sent_at) = entry.sent_at {
             self.learn(number, sent_at, transmissions, now);
