@@ -82,6 +82,9 @@ pub struct Options {
     pub port_map: BTreeMap<u16, SocketAddr>,
     /// Time without client input after which a session ends. The service's default is 20 minutes.
     pub idle_timeout: Duration,
+    /// Between pings of the embedded agents. Without an answer for so long and 6 s more they open
+    /// another socket. The real agent's is 54 s.
+    pub agent_ping: Duration,
     /// What goes wrong from the start. Without a seed there is a random one.
     pub faults: Plan,
 }
@@ -96,6 +99,7 @@ impl Default for Options {
             instances: vec![Instance::default()],
             port_map: BTreeMap::new(),
             idle_timeout: Duration::from_secs(20 * 60),
+            agent_ping: Duration::from_secs(54),
             faults: Plan::default(),
         }
     }
@@ -180,6 +184,7 @@ impl Emulator {
             pacing: options.pacing,
             resend: options.resend,
             payload_bytes: options.payload_bytes,
+            ping: options.agent_ping,
             port_map: options.port_map,
             faults: board,
         });

@@ -81,6 +81,7 @@ pub(super) struct Channel {
     /// The end of the Port session.
     port_ended: Option<oneshot::Receiver<Result<(), String>>>,
     pause: Option<Pause>,
+    pulse: Pulse,
     payload: Box<[u8]>,
     state: State,
     /// What to send outside the sequence.
@@ -154,6 +155,7 @@ impl Channel {
             held_flag: None,
             port_ended: Some(port_ended),
             pause: (settings.pacing == Pacing::Real).then(|| Pause::new(now)),
+            pulse: Pulse::new(now, settings.ping),
             payload: vec![0; settings.payload_bytes].into_boxed_slice(),
             state: State::Running,
             announcement: None,
@@ -176,7 +178,9 @@ impl Channel {
 
     /// Prepares for a new socket.
     pub(super) fn on_connected(&mut self) {
-        self.core.on_reconnected(Instant::now());
+        let now = Instant::now();
+        self.core.on_reconnected(now);
+        self.pulse = Pulse::new(now, self.pulse.interval);
         self.announcement = Some(frame::session_state(&self.session_id, "Connected"));
     }
 
@@ -374,6 +378,7 @@ impl Channel {
             self.core.poll_timeout(),
             pause.filter(|next| *next > now),
             drain,
+            Some(self.pulse.poll_timeout()),
         ]
         .into_iter()
         .flatten()
@@ -417,6 +422,10 @@ impl Leg for Channel {
         ControlFlow::Continue(())
     }
 
+    fn pong(&mut self) {
+        self.pulse.on_pong(Instant::now());
+    }
+
     fn advance(&mut self, cx: &mut Context<'_>) {
         self.deliver(cx);
     }
@@ -431,8 +440,11 @@ impl Leg for Channel {
             if let Some(announcement) = self.announcement.take() {
                 return Poll::Ready(Some(announcement));
             }
-            if self.verdict().is_some() {
+            if self.verdict().is_some() || self.pulse.is_dead(now) {
                 return Poll::Ready(None);
+            }
+            if self.pulse.takes_ping(now) {
+                return Poll::Ready(Some(Message::Ping(Bytes::from_static(b"keepalive"))));
             }
             if let Some(frame) = self.core.poll_transmit(now) {
                 return Poll::Ready(Some(Message::Binary(frame)));
@@ -475,9 +487,69 @@ impl Pause {
     }
 }
 
+/// The real agent's watch over its socket: a ping every 54 s, and silence for a little longer than
+/// that means that it is dead (sheet §2).
+#[derive(Debug)]
+struct Pulse {
+    interval: Duration,
+    next: Instant,
+    dead: Instant,
+}
+
+impl Pulse {
+    /// What a pong may be late.
+    const GRACE: Duration = Duration::from_secs(6);
+
+    /// For a socket opened `now`; the first pong has twice the time.
+    fn new(now: Instant, interval: Duration) -> Self {
+        Self {
+            interval,
+            next: now + interval,
+            dead: now + 2 * interval + Self::GRACE,
+        }
+    }
+
+    /// Whether a ping is due; it counts as sent then.
+    fn takes_ping(&mut self, now: Instant) -> bool {
+        let is_due = self.next <= now;
+        if is_due {
+            self.next = now + self.interval;
+        }
+        is_due
+    }
+
+    fn on_pong(&mut self, now: Instant) {
+        self.dead = now + self.interval + Self::GRACE;
+    }
+
+    fn is_dead(&self, now: Instant) -> bool {
+        self.dead <= now
+    }
+
+    fn poll_timeout(&self) -> Instant {
+        self.next.min(self.dead)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_lives_while_pongs_come() {
+        let start = Instant::now();
+        let seconds = Duration::from_secs;
+        let mut pulse = Pulse::new(start, seconds(54));
+        assert!(!pulse.takes_ping(start + seconds(53)));
+        assert!(pulse.takes_ping(start + seconds(54)));
+        assert!(!pulse.takes_ping(start + seconds(54)));
+        assert!(!pulse.is_dead(start + seconds(113)));
+        assert!(pulse.is_dead(start + seconds(114)));
+        pulse.on_pong(start + seconds(55));
+        assert!(!pulse.is_dead(start + seconds(114)));
+        assert!(pulse.is_dead(start + seconds(115)));
+        assert_eq!(pulse.poll_timeout(), start + seconds(108));
+    }
 
     #[test]
     fn the_pause_keeps_its_rate_with_a_coarse_timer() {

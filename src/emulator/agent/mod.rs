@@ -48,6 +48,8 @@ pub(crate) struct Settings {
     pub(crate) pacing: Pacing,
     pub(crate) resend: Resend,
     pub(crate) payload_bytes: usize,
+    /// Between pings.
+    pub(crate) ping: Duration,
     /// Where to dial instead of `localhost:port`.
     pub(crate) port_map: BTreeMap<u16, SocketAddr>,
     /// The agent's own faults.

@@ -113,6 +113,7 @@ mod tests {
             pacing: Pacing::Off,
             resend: Resend::HeadOnly,
             payload_bytes: 1024,
+            ping: std::time::Duration::from_secs(54),
             port_map: BTreeMap::from([(22, mapped)]),
             faults: Arc::new(Board::new(0)),
         };
