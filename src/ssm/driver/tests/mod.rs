@@ -433,6 +433,18 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("in time")
 }
 
+/// Waits until the session has been resumed `count` times more, and says how long the gaps were.
+async fn resumed(session: &SsmSession, count: usize) -> Vec<Duration> {
+    let mut gaps = Vec::new();
+    while gaps.len() < count {
+        match within(session.next_event()).await.expect("a session") {
+            SessionEvent::Resumed { gap } => gaps.push(gap),
+            other => tracing::trace!(?other, "not yet"),
+        }
+    }
+    gaps
+}
+
 /// Sends `count` bytes through the echo and compares what comes back.
 async fn echo(stream: crate::ssm::DataStream, count: usize) -> crate::ssm::DataStream {
     let sent: Vec<u8> = (0..count).map(|n| (n / 7) as u8).collect();

@@ -1,5 +1,7 @@
 //! Two cores, a virtual clock and a link that loses, delays, doubles, reorders and breaks.
 
+mod storm;
+
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assume, proptest};
 use proptest::strategy::Strategy as ProptestStrategy;
 
@@ -61,6 +63,8 @@ struct Pair {
     random: StdRng,
     /// Highest number of messages ever in flight unacknowledged, per end.
     peak: [usize; 2],
+    /// Which end has no socket, if one has none: what either sends is lost.
+    away: Option<usize>,
 }
 
 impl Pair {
@@ -82,6 +86,7 @@ impl Pair {
             weather,
             random: StdRng::seed_from_u64(seed),
             peak: [0; 2],
+            away: None,
         }
     }
 
@@ -117,6 +122,10 @@ impl Pair {
                     .unwrap();
             }
             self.peak[at] = self.peak[at].max(end.channel.unacknowledged());
+            // A client without a socket sends nothing; the agent goes on and does not notice.
+            if self.away == Some(CLIENT) && at == CLIENT {
+                continue;
+            }
             while let Some(frame) = self.ends[at].channel.poll_transmit(self.now) {
                 self.launch(1 - at, frame);
             }
@@ -124,6 +133,9 @@ impl Pair {
     }
 
     fn launch(&mut self, to: usize, frame: Bytes) {
+        if self.away.is_some() {
+            return;
+        }
         let copies = 1 + usize::from(self.random.random::<u8>() < self.weather.duplication);
         for _ in 0..copies {
             if self.random.random::<u8>() < self.weather.loss {
@@ -139,10 +151,9 @@ impl Pair {
     /// Goes to the next instant at which anything happens; `false` when nothing will.
     fn advance(&mut self, until: Instant) -> bool {
         let arrival = self.flight.keys().next().map(|(at, _)| *at);
-        let timers = self
-            .ends
-            .iter()
-            .filter_map(|end| end.channel.poll_timeout());
+        let timers = (0..self.ends.len())
+            .filter(|at| self.away != Some(CLIENT) || *at != CLIENT)
+            .filter_map(|at| self.ends[at].channel.poll_timeout());
         let Some(next) = arrival.into_iter().chain(timers).min() else {
             return false;
         };
@@ -157,8 +168,10 @@ impl Pair {
             let (to, frame) = entry.remove();
             self.ends[to].channel.handle_input(self.now, frame).unwrap();
         }
-        for end in &mut self.ends {
-            end.channel.handle_timeout(self.now);
+        for (at, end) in self.ends.iter_mut().enumerate() {
+            if self.away != Some(CLIENT) || at != CLIENT {
+                end.channel.handle_timeout(self.now);
+            }
         }
         true
     }
@@ -176,6 +189,19 @@ impl Pair {
         self.flight.clear();
         let end = if is_client { CLIENT } else { AGENT };
         self.ends[end].channel.on_reconnected(self.now);
+    }
+
+    /// Takes the socket of one end away, and what is on the way with it.
+    fn lose(&mut self, end: usize) {
+        self.flight.clear();
+        self.away = Some(end);
+    }
+
+    /// Gives the end that is away a new socket.
+    fn restore(&mut self) {
+        if let Some(end) = self.away.take() {
+            self.ends[end].channel.on_reconnected(self.now);
+        }
     }
 
     fn is_done(&self) -> bool {
