@@ -5,6 +5,7 @@ mod storm;
 use proptest::prelude::{ProptestConfig, any, prop_assert, prop_assume, proptest};
 use proptest::strategy::Strategy as ProptestStrategy;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
 use super::*;
@@ -413,6 +414,33 @@ fn lost_acknowledgements_do_not_delay_the_agents_backlog_after_a_resume() {
 }
 
 #[test]
+fn lost_acknowledgements_hardly_delay_what_an_agent_end_cut_has_lost() {
+    let weather = Weather {
+        delay_ms: 50,
+        ..Weather::default()
+    };
+    let mut pair = Pair::standard(weather);
+    pair.run_for(MS * 300);
+    // The acknowledgements of 200 messages are on their way back when the agent's socket breaks,
+    // and 10 more messages on their way here; we learn of nothing.
+    pair.ends[AGENT].to_send = payloads(200, 64).into();
+    pair.run_for(MS * 60);
+    pair.ends[AGENT].to_send = payloads(10, 64).into();
+    pair.run_for(MS);
+    pair.cut(false);
+    let cut_at = pair.now;
+    let deadline = cut_at + Duration::from_secs(30);
+    pair.settle();
+    while !pair.is_done() && pair.advance(deadline) {
+        pair.settle();
+    }
+    // Ten ticks for what was lost and nine for the rest; one by one it would be 21 seconds.
+    let took = pair.now - cut_at;
+    assert!(took < MS * 2_600, "{took:?}");
+    assert_eq!(pair.ends[CLIENT].received.len(), 210 * 64);
+}
+
+#[test]
 fn repeated_acknowledgements_are_paced_behind_fresh_ones() {
     let mut client = Config::client("1.2.764.0");
     client.pace = Some(SERVICE_PACE);
@@ -433,7 +461,7 @@ fn repeated_acknowledgements_are_paced_behind_fresh_ones() {
             sent.push((now, acknowledged(&payload).unwrap()));
             if sent.len() == 10 {
                 // A fresh one, which does not wait for the repeats.
-                client.acknowledge(Received {
+                client.acknowledges.acknowledge(Received {
                     seq: 5000,
                     id: Uuid::nil(),
                 });

@@ -4,7 +4,7 @@
 
 use super::*;
 
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_000;
 const FULL_SEEDS: u64 = 100_000;
 
 /// Which agent is at the other end.
