@@ -19,6 +19,7 @@ use self::backoff::Backoff;
 use self::clocks::{Clocks, Wakeups};
 use self::dialer::Dialer;
 use self::pump::{Connection, Goal, Stop};
+use self::rate::DeliveryRate;
 use super::api::Ssm;
 use super::error::{Disposition, Error};
 use super::protocol::data_channel::{Config, DataChannel, Established, Origin};
@@ -78,6 +79,7 @@ pub(super) struct Driver {
     backoff: Backoff,
     slowly: Duration,
     wakeups: Wakeups,
+    rate: DeliveryRate,
 }
 
 /// Starts SSM sessions until one completes its handshake, at most as often as `options` say.
@@ -125,6 +127,7 @@ pub(super) async fn establish(
             backoff: Backoff::new(surroundings.spacing),
             slowly: surroundings.slowly,
             wakeups: Wakeups::new((surroundings.clocks)()),
+            rate: DeliveryRate::new(now()),
         };
         let (error, connection) = match driver.handshake().await {
             Ok(connection) => return Ok((driver, connection)),

@@ -38,7 +38,6 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 pub(crate) struct Connection {
     websocket: WebSocket,
     keepalive: Keepalive,
-    rate: DeliveryRate,
     opened_at: Instant,
     /// The driver's count of messages that got through before this socket.
     pub(super) progress_before: u64,
@@ -55,7 +54,6 @@ impl Connection {
         Self {
             websocket,
             keepalive: Keepalive::new(intervals, dialled_in, now),
-            rate: DeliveryRate::new(now),
             opened_at: now,
             progress_before: 0,
             relieved: 0,
@@ -202,19 +200,23 @@ impl Driver {
     }
 
     /// Looks whether a ping is due, or the socket is dead.
-    fn watch(&self, connection: &mut Connection, now: Instant) -> ControlFlow<Stop> {
+    fn watch(&mut self, connection: &mut Connection, now: Instant) -> ControlFlow<Stop> {
         let relieved = connection.websocket.get_ref().relieved();
         if std::mem::replace(&mut connection.relieved, relieved) != relieved {
             connection.keepalive.on_sign_of_life();
         }
         let in_flight = self.channel.bytes_in_flight();
         let acknowledged = self.channel.bytes_acknowledged();
-        connection.rate.update(now, acknowledged, in_flight);
-        let queue = connection.rate.time_for(in_flight);
+        self.rate.update(now, acknowledged, in_flight);
+        let queue = self.rate.time_for(in_flight);
         match connection.keepalive.poll(now, queue) {
             Due::Nothing => {}
             Due::Ping => connection.is_ping_due = true,
-            Due::Dead => return ControlFlow::Break(Stop::Lost("no answer to a ping".to_owned())),
+            Due::Dead => {
+                // Perhaps the link has become slower than we thought: the next socket has more time.
+                self.rate = DeliveryRate::new(now);
+                return ControlFlow::Break(Stop::Lost("no answer to a ping".to_owned()));
+            }
         }
         ControlFlow::Continue(())
     }

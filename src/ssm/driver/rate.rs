@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// Assumed until more is known, and at least: a modem.
 const SLOWEST_BYTES_PER_S: u64 = 16 << 10;
 /// Acknowledgements are counted over at least this long.
-const WINDOW: Duration = Duration::from_millis(200);
+const WINDOW: Duration = Duration::from_millis(50);
 /// Less than this under way, and it is we who are slow, not the link.
 const BULK_BYTES: usize = 64 << 10;
 
@@ -50,6 +50,11 @@ impl DeliveryRate {
             _ => Some(sample),
         };
         self.restart(now, acknowledged, in_flight >= BULK_BYTES);
+    }
+
+    /// Goes on after a gap, in which nothing was measured.
+    pub(super) fn skip_gap(&mut self, now: Instant, acknowledged: u64) {
+        self.restart(now, acknowledged, false);
     }
 
     /// How long the link may need for `bytes`.

@@ -87,6 +87,7 @@ impl Driver {
         );
         connection.progress_before = self.progress();
         self.channel.on_reconnected(now());
+        self.rate.skip_gap(now(), self.channel.bytes_acknowledged());
         self.reports.status.send_modify(|status| {
             status.is_connected = true;
             status.resumes += 1;

@@ -59,6 +59,8 @@ pub struct Outgoing {
     /// Consecutive time-outs without progress.
     timeouts: u32,
     probe: Option<Probe>,
+    /// Where the turns of messages that are probed with the oldest go on.
+    next_probe: u64,
     /// The latest message known to have arrived in its only transmission.
     passed: Option<Passed>,
     /// When messages overtaken by `passed` count as lost.
@@ -107,6 +109,10 @@ struct Passed {
 const HEAD_TICK: Duration = Duration::from_millis(100);
 /// Back-off of probes ends here, so that a peer that is back is noticed soon; a probe is one message.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// Time-outs that probe the oldest message alone; then some others take turns.
+const HEAD_PROBES: u32 = 3;
+/// How many of them at each further time-out: few enough not to flood a peer that is only slow.
+const NEXT_PROBES: usize = 3;
 /// A message overtaken by later ones is resent after this long; again after twice, four times …
 const GAP_WAIT: Duration = Duration::from_millis(20);
 /// First resend to an agent that has just completed the handshake and may not be ready yet.
@@ -128,6 +134,7 @@ impl Outgoing {
             progress_at: None,
             timeouts: 0,
             probe: None,
+            next_probe: 0,
             passed: None,
             gap_at: None,
             is_prompt: false,
@@ -444,7 +451,26 @@ impl Outgoing {
                     is_acknowledged: false,
                 });
                 self.queue(self.base);
+                if self.timeouts > HEAD_PROBES {
+                    self.queue_next_probes();
+                }
             }
+        }
+    }
+
+    /// Adds the next few messages to the probe, in turns: the oldest may be one that the peer has
+    /// and will not acknowledge again, as agents before 3.2.1041.0 do, and another one lost.
+    fn queue_next_probes(&mut self) {
+        let behind = self.base + 1..self.base + self.sent as u64;
+        let from = self.next_probe.max(behind.start);
+        let turn: Vec<u64> = (from..behind.end)
+            .chain(behind.start..from.min(behind.end))
+            .filter(|seq| self.entry(*seq).is_some_and(|entry| entry.frame.is_some()))
+            .take(NEXT_PROBES)
+            .collect();
+        for seq in turn {
+            self.next_probe = seq + 1;
+            self.queue(seq);
         }
     }
 
