@@ -5,11 +5,15 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use ssmshim::emulator::Peer;
-use ssmshim::emulator::fault::plan::Ending;
+use ssmshim::emulator::fault::Fault;
+use ssmshim::emulator::fault::plan::{Amount, Cut, Ending, Extent, Sessions};
 
 use crate::common::faulty::Faulty;
 use crate::common::net::{self, connect, free_port, serve};
 use crate::report_times;
+
+/// Of a socket before it is cut.
+const LIFE: Duration = Duration::from_millis(1100);
 
 /// An echo through a forward: the first byte back ends a pause.
 struct Echo {
@@ -47,15 +51,25 @@ impl Echo {
 
     /// Cuts the client with `obstacles` in the way, and returns the time from the cut to the first
     /// byte again.
+    ///
+    /// The socket has lived for [`LIFE`] by then: one that is lost sooner is not replaced at once.
     fn pause(&mut self, how: Ending, obstacles: &[&str]) -> Duration {
         let before = self.faulty.faults().counters();
         for obstacle in obstacles {
             self.faulty.inject(obstacle);
         }
-        let started = Instant::now();
-        assert_eq!(self.faulty.faults().cut(Peer::Client, how), 1);
+        self.faulty.strike(Fault::Cut(Cut {
+            side: Peer::Client,
+            how,
+            after: Some(Amount::Time(LIFE)),
+            from: None,
+            jitter: 0.0,
+            extent: Extent::default(),
+            sessions: Sessions::All,
+        }));
         self.faulty
             .until(|counters| counters.client_cuts > before.client_cuts);
+        let started = Instant::now();
         self.ask();
         let pause = started.elapsed();
         let after = self.faulty.faults().counters();
@@ -88,7 +102,7 @@ macro_rules! obstacles {
 obstacles! {
     gateway_failing: "the gateway answering 503 three times", 3 times,
         [r#"{"fault": "gateway", "refusal": {"status": 503}, "extent": {"times": 3}}"#];
-    token_refused: "a token refused once", 5 times,
+    token_refused: "a token refused once", 3 times,
         [r#"{"fault": "gateway", "refusal": {"status": 403}}"#];
     credentials_expired: "credentials expired once at the API", 3 times,
         [r#"{"fault": "expire", "gateway": false}"#];
@@ -101,11 +115,11 @@ obstacles! {
         [r#"{"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 500}},
              "extent": {"times": 3}}"#];
     network_refusing: "two seconds of refused connections", 2 times,
-        [r#"{"fault": "network", "how": "refuse", "ms": 2000}"#];
+        [r#"{"fault": "network", "how": "refuse", "ms": 3100}"#];
     network_hanging: "two seconds without an answer", 2 times,
-        [r#"{"fault": "network", "how": "hang", "ms": 2000}"#];
+        [r#"{"fault": "network", "how": "hang", "ms": 3100}"#];
     everything_at_once: "an outage, a failing API and a refused token", 1 times,
-        [r#"{"fault": "network", "how": "refuse", "ms": 1000}"#,
+        [r#"{"fault": "network", "how": "refuse", "ms": 2100}"#,
          r#"{"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}}"#,
          r#"{"fault": "expire", "gateway": false}"#,
          r#"{"fault": "gateway", "refusal": {"status": 502}}"#,
@@ -122,6 +136,6 @@ fn nothing_in_the_way() {
         ("a FIN", Ending::Fin),
         ("close 1000", Ending::Bye),
     ] {
-        echo.pauses(what, how, &[], 10);
+        echo.pauses(what, how, &[], 5);
     }
 }

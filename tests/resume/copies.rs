@@ -24,15 +24,18 @@ macro_rules! cuts {
 }
 
 cuts! {
-    client_reset: Client Ending::Reset, every 3 MiB;
-    client_fin: Client Ending::Fin, every 3 MiB;
-    client_close_1000: Client Ending::Bye, every 3 MiB;
-    client_black_hole: Client HOLE, every 12 MiB;
-    agent_reset: Agent Ending::Reset, every 3 MiB;
-    agent_fin: Agent Ending::Fin, every 3 MiB;
-    agent_close_1000: Agent Ending::Bye, every 3 MiB;
-    agent_black_hole: Agent HOLE, every 12 MiB;
+    client_reset: Client Ending::Reset, every 4 MiB;
+    client_fin: Client Ending::Fin, every 4 MiB;
+    client_close_1000: Client Ending::Bye, every 4 MiB;
+    client_black_hole: Client HOLE, every 10 MiB;
+    agent_reset: Agent Ending::Reset, every 4 MiB;
+    agent_fin: Agent Ending::Fin, every 4 MiB;
+    agent_close_1000: Agent Ending::Bye, every 4 MiB;
+    agent_black_hole: Agent HOLE, every 10 MiB;
 }
+
+/// MiB of a copy, normally.
+const SIZE: u64 = 16;
 
 /// Copies a file there and back and asserts that it stays what it is.
 ///
@@ -45,11 +48,11 @@ fn copy(side: Peer, how: Ending, mib: u64) {
     let Some(faulty) = Faulty::fast() else { return };
     let (size, amount) = match full_size() {
         true => (256 * MIB, Amount::Time(Duration::from_secs(1))),
-        false => (24 * MIB, Amount::Bytes(mib * MIB)),
+        false => (SIZE * MIB, Amount::Bytes(mib * MIB)),
     };
     let cuts = copy_both_ways(&faulty, side, how, amount, size);
     // Each way has as many lives as fit, the last of them unfinished, jitter taken off.
-    let least = 24 / mib - 24 / mib / 4 - 1;
+    let least = SIZE * 4 / (mib * 5) - 1;
     assert!(cuts >= 2 * least.max(1), "{cuts} cuts");
 }
 

@@ -8,10 +8,12 @@ use ssmshim::emulator::fault::plan::Amount;
 use crate::common::faulty::Faulty;
 use crate::common::pty::Terminal;
 use crate::common::skip;
-use crate::{ENDINGS, SIDES, report_times};
+use crate::{ENDINGS, SIDES, full_size, report_times};
 
 /// Cuts that a shell has to outlive.
-const CUTS: u64 = 50;
+fn cuts() -> u64 {
+    if full_size() { 50 } else { 12 }
+}
 
 const SHELL: &str = "PS1='READY> ' exec bash --norc --noprofile -i";
 
@@ -45,7 +47,7 @@ fn a_counter_runs_through() {
                 .cut_every(side, how, Amount::Time(Duration::from_millis(400)));
         }
     }
-    faulty.until(|counters| counters.client_cuts >= CUTS && counters.agent_cuts >= CUTS);
+    faulty.until(|counters| counters.client_cuts >= cuts() && counters.agent_cuts >= cuts());
     faulty.faults().clear();
     fs::write(&stop, "").expect("our own directory");
     let mut shown = terminal.expect("\r\nend ");
@@ -77,7 +79,7 @@ fn what_is_typed_meanwhile_arrives_once() {
     let ways = ENDINGS.into_iter().cycle();
     let mut away = Vec::new();
     let mut expected = String::new();
-    for (round, how) in (0..CUTS).zip(ways) {
+    for (round, how) in (0..cuts()).zip(ways) {
         let side = SIDES[usize::from(round % 4 == 3)];
         terminal.keys(&format!("before cut {round}\r"));
         away.push(faulty.cut(side, how));
