@@ -42,6 +42,9 @@ pub(crate) trait Leg {
     /// reason given.
     fn receive(&mut self, message: Message) -> ControlFlow<String>;
 
+    /// Notes a pong.
+    fn pong(&mut self) {}
+
     /// Works on what was received, whether or not the socket can be written to.
     fn advance(&mut self, _cx: &mut Context<'_>) {}
 
@@ -127,7 +130,8 @@ where
             Poll::Ready(None | Some(Ok(Message::Close(_)))) => return Err(End::Closed),
             Poll::Ready(Some(Err(error))) => return Err(End::Lost(error)),
             // The pong is queued by tungstenite itself and leaves with the next read or write.
-            Poll::Ready(Some(Ok(Message::Ping(_) | Message::Pong(_)))) => {}
+            Poll::Ready(Some(Ok(Message::Ping(_)))) => {}
+            Poll::Ready(Some(Ok(Message::Pong(_)))) => leg.pong(),
             Poll::Ready(Some(Ok(message))) => {
                 if let ControlFlow::Break(reason) = leg.receive(message) {
                     return Err(End::Refused(reason));

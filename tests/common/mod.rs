@@ -11,6 +11,7 @@
 #![allow(dead_code, reason = "each test file uses its own part of the fixtures")]
 
 pub(crate) mod daemon;
+pub(crate) mod faulty;
 pub(crate) mod files;
 pub(crate) mod flow;
 pub(crate) mod net;

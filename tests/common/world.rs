@@ -106,7 +106,7 @@ impl World {
         );
         let daemon = serve(
             directory.path(),
-            &emulator,
+            (&emulator.text("endpoint"), &emulator.text("target")),
             &port.to_string(),
             &sshd.identity,
         );
@@ -118,6 +118,28 @@ impl World {
             sshd: Some(sshd),
             directory,
         }
+    }
+
+    /// `ssmshim serve` through the emulator that `start` gives the endpoint and first target of, to a real
+    /// sshd.
+    pub(crate) fn serve_through(start: impl FnOnce() -> (String, String)) -> Option<Self> {
+        let directory = directory()?;
+        let sshd = Sshd::start(&directory.path().join("sshd"))?;
+        let (endpoint, target) = start();
+        let daemon = serve(
+            directory.path(),
+            (&endpoint, &target),
+            &sshd.port.to_string(),
+            &sshd.identity,
+        );
+        let target = Target::local(&daemon, directory.path());
+        Some(Self {
+            target,
+            daemon: Some(daemon),
+            emulator: None,
+            sshd: Some(Arc::new(sshd)),
+            directory,
+        })
     }
 
     /// Whether a remote command can have a terminal.
@@ -316,21 +338,16 @@ impl ClientCommand {
     }
 }
 
-/// Starts `ssmshim serve` for the first target of `emulator` and waits until it is ready.
+/// Starts `ssmshim serve` for an emulator's endpoint and target and waits until it is ready.
 pub(crate) fn serve(
     directory: &Path,
-    emulator: &Daemon,
+    (endpoint, target): (&str, &str),
     ssh_port: &str,
     identity: &Path,
 ) -> Daemon {
-    let target = emulator.text("target");
-    let args = serve_args(&target, ssh_port, identity);
+    let args = serve_args(target, ssh_port, identity);
     let args: Vec<_> = args.iter().map(String::as_str).collect();
-    Daemon::start(
-        &directory.join("home"),
-        &args,
-        &aws_environment(&emulator.text("endpoint")),
-    )
+    Daemon::start(&directory.join("home"), &args, &aws_environment(endpoint))
 }
 
 /// The arguments of `ssmshim serve` that every far end needs.

@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncRead as _, ReadBuf, ReadHalf, SimplexStream, simplex};
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +16,7 @@ use tokio_util::sync::PollSender;
 
 use super::port::{Input, Pipe};
 use super::{Settings, VERSION};
+use crate::emulator::fault::Board;
 use crate::emulator::frame;
 use crate::emulator::socket::Leg;
 use crate::emulator::{Pacing, Resend};
@@ -78,10 +81,17 @@ pub(super) struct Channel {
     /// The end of the Port session.
     port_ended: Option<oneshot::Receiver<Result<(), String>>>,
     pause: Option<Pause>,
+    pulse: Pulse,
     payload: Box<[u8]>,
     state: State,
     /// What to send outside the sequence.
     announcement: Option<Message>,
+    /// Tells whether to repeat itself.
+    faults: Arc<Board>,
+    /// The last message handed on before the socket was lost, whose acknowledgement may be lost too.
+    doubtful: Option<u64>,
+    /// Its payload, when it came again: to be written again.
+    repeated: Option<Bytes>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -145,9 +155,13 @@ impl Channel {
             held_flag: None,
             port_ended: Some(port_ended),
             pause: (settings.pacing == Pacing::Real).then(|| Pause::new(now)),
+            pulse: Pulse::new(now, settings.ping),
             payload: vec![0; settings.payload_bytes].into_boxed_slice(),
             state: State::Running,
             announcement: None,
+            faults: Arc::clone(&settings.faults),
+            doubtful: None,
+            repeated: None,
             timer: Box::pin(sleep_until(now.into())),
         };
         let port = PortEnd {
@@ -164,8 +178,34 @@ impl Channel {
 
     /// Prepares for a new socket.
     pub(super) fn on_connected(&mut self) {
-        self.core.on_reconnected(Instant::now());
+        let now = Instant::now();
+        self.core.on_reconnected(now);
+        self.pulse = Pulse::new(now, self.pulse.interval);
         self.announcement = Some(frame::session_state(&self.session_id, "Connected"));
+    }
+
+    /// Notes that the socket is gone.
+    pub(super) fn on_lost(&mut self) {
+        self.doubtful = self.core.consumed().checked_sub(1);
+    }
+
+    /// Looks whether `message` is one that the real agent would write to its port again.
+    ///
+    /// It counts a message as received once its acknowledgement is sent, and it has written it by
+    /// then: when the socket fails between the two, the client's resend is written as well (sheet
+    /// §12).
+    fn repeat(&mut self, message: &Bytes) {
+        let Some(doubtful) = self.doubtful else {
+            return;
+        };
+        if self.faults.repeats()
+            && frame::message_type(message) == Some("input_stream_data")
+            && frame::sequence_number(message) == Some(doubtful)
+            && frame::payload_type(message) == Some(PayloadType::Output.code())
+        {
+            self.doubtful = None;
+            self.repeated = frame::payload(message).map(|payload| message.slice_ref(payload));
+        }
     }
 
     /// How the session ended, once it has.
@@ -194,6 +234,12 @@ impl Channel {
                 Poll::Ready(reserved) => reserved.is_ok(),
                 Poll::Pending => return,
             };
+            // All before it has been handed on, and all that waits comes after it.
+            if let Some(repeated) = self.repeated.take().filter(|_| has_port) {
+                self.faults.note(|counters| counters.repeated += 1);
+                let _ = self.input.send_item(Input::Data(repeated));
+                continue;
+            }
             let Some(event) = self.core.poll_event() else {
                 return;
             };
@@ -332,6 +378,7 @@ impl Channel {
             self.core.poll_timeout(),
             pause.filter(|next| *next > now),
             drain,
+            Some(self.pulse.poll_timeout()),
         ]
         .into_iter()
         .flatten()
@@ -365,6 +412,7 @@ impl Leg for Channel {
         };
         // Cancels at once, whatever the Port session has not taken yet.
         let is_closed = frame::message_type(&message) == Some("channel_closed");
+        self.repeat(&message);
         if let Err(error) = self.core.handle_input(Instant::now(), message) {
             tracing::debug!(session_id = self.session_id, %error, "ignored a message");
         }
@@ -372,6 +420,10 @@ impl Leg for Channel {
             self.conclude(Verdict::Closed);
         }
         ControlFlow::Continue(())
+    }
+
+    fn pong(&mut self) {
+        self.pulse.on_pong(Instant::now());
     }
 
     fn advance(&mut self, cx: &mut Context<'_>) {
@@ -388,8 +440,11 @@ impl Leg for Channel {
             if let Some(announcement) = self.announcement.take() {
                 return Poll::Ready(Some(announcement));
             }
-            if self.verdict().is_some() {
+            if self.verdict().is_some() || self.pulse.is_dead(now) {
                 return Poll::Ready(None);
+            }
+            if self.pulse.takes_ping(now) {
+                return Poll::Ready(Some(Message::Ping(Bytes::from_static(b"keepalive"))));
             }
             if let Some(frame) = self.core.poll_transmit(now) {
                 return Poll::Ready(Some(Message::Binary(frame)));
@@ -432,9 +487,69 @@ impl Pause {
     }
 }
 
+/// The real agent's watch over its socket: a ping every 54 s, and silence for a little longer than
+/// that means that it is dead (sheet §2).
+#[derive(Debug)]
+struct Pulse {
+    interval: Duration,
+    next: Instant,
+    dead: Instant,
+}
+
+impl Pulse {
+    /// What a pong may be late.
+    const GRACE: Duration = Duration::from_secs(6);
+
+    /// For a socket opened `now`; the first pong has twice the time.
+    fn new(now: Instant, interval: Duration) -> Self {
+        Self {
+            interval,
+            next: now + interval,
+            dead: now + 2 * interval + Self::GRACE,
+        }
+    }
+
+    /// Whether a ping is due; it counts as sent then.
+    fn takes_ping(&mut self, now: Instant) -> bool {
+        let is_due = self.next <= now;
+        if is_due {
+            self.next = now + self.interval;
+        }
+        is_due
+    }
+
+    fn on_pong(&mut self, now: Instant) {
+        self.dead = now + self.interval + Self::GRACE;
+    }
+
+    fn is_dead(&self, now: Instant) -> bool {
+        self.dead <= now
+    }
+
+    fn poll_timeout(&self) -> Instant {
+        self.next.min(self.dead)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_lives_while_pongs_come() {
+        let start = Instant::now();
+        let seconds = Duration::from_secs;
+        let mut pulse = Pulse::new(start, seconds(54));
+        assert!(!pulse.takes_ping(start + seconds(53)));
+        assert!(pulse.takes_ping(start + seconds(54)));
+        assert!(!pulse.takes_ping(start + seconds(54)));
+        assert!(!pulse.is_dead(start + seconds(113)));
+        assert!(pulse.is_dead(start + seconds(114)));
+        pulse.on_pong(start + seconds(55));
+        assert!(!pulse.is_dead(start + seconds(114)));
+        assert!(pulse.is_dead(start + seconds(115)));
+        assert_eq!(pulse.poll_timeout(), start + seconds(108));
+    }
 
     #[test]
     fn the_pause_keeps_its_rate_with_a_coarse_timer() {

@@ -97,10 +97,12 @@ fn is_forbidden(ip: IpAddr) -> bool {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use serde_json::json;
 
     use super::*;
+    use crate::emulator::fault::Board;
     use crate::emulator::{Pacing, Resend};
 
     #[tokio::test]
@@ -111,7 +113,9 @@ mod tests {
             pacing: Pacing::Off,
             resend: Resend::HeadOnly,
             payload_bytes: 1024,
+            ping: std::time::Duration::from_secs(54),
             port_map: BTreeMap::from([(22, mapped)]),
+            faults: Arc::new(Board::new(0)),
         };
         let resolve = async |properties| Dial::resolve(&properties, &settings).await;
         assert!(matches!(
