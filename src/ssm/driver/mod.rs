@@ -83,6 +83,11 @@ pub(super) async fn establish(
     mut stream: DriverEnd,
     mut reports: Reports,
 ) -> Result<(Driver, Connection), Error> {
+    let mark = options
+        .journal
+        .as_ref()
+        .and_then(|journal| journal.reason());
+    let reason = request.reason.as_deref().or(mark.as_deref());
     let mut attempt = 1;
     loop {
         // Never cancelled half-way: a session whose id we do not learn could not be terminated.
@@ -91,7 +96,7 @@ pub(super) async fn establish(
                 &request.target,
                 request.document.as_deref(),
                 &request.parameters,
-                request.reason.as_deref(),
+                reason,
             )
             .await?;
         tracing::debug!(
@@ -350,6 +355,9 @@ impl Driver {
             self.confirm_end();
         } else {
             tracing::warn!("the ssm session may go on until it idles out: no confirmation in time");
+            if let Some(journal) = &self.options.journal {
+                journal.abandoned(&self.ticket.session_id);
+            }
         }
         self.reports
             .status
