@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,7 +21,7 @@ use crate::ssh::credential;
 use crate::ssh::known_hosts::{KnownHosts, Mode};
 use crate::ssm::{self, Ssm};
 use crate::tunnel;
-use crate::upstream::{self, Login, State, Upstream};
+use crate::upstream::{self, Login, News, State, Upstream};
 
 /// An endpoint and its upstream, running.
 pub struct Daemon {
@@ -114,6 +114,7 @@ impl Daemon {
                 ssm: ssm(config).await?,
                 target: config.target.clone(),
                 port: config.ssh_port,
+                journal: None,
                 tracker: TaskTracker::new(),
             },
             hold: config.hold,
@@ -159,6 +160,11 @@ impl Daemon {
     /// What the way to the target is doing, and each change of it.
     pub fn state(&self) -> watch::Receiver<State> {
         self.upstream.state()
+    }
+
+    /// What happens to the way to the target from now on.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.upstream.news()
     }
 
     /// Says goodbye to all clients, closes the port, terminates the SSM session.
