@@ -3,6 +3,10 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, aws_environment};
@@ -200,6 +204,91 @@ fn a_person_is_told_in_words() {
     assert!(reason.contains("by the administrator"), "{reason}");
     daemon.told("reached again after ");
     assert_eq!(daemon.stdout(), "");
+}
+
+/// A session is no use without an sshd behind it: that counts as down as well.
+#[test]
+fn an_sshd_that_is_gone_is_told_and_waited_for() {
+    let mut door = None;
+    let Some(world) = World::serve_to(|sshd| {
+        let opened = Door::open(0, sshd.port);
+        let port = opened.port;
+        door = Some((opened, sshd.port));
+        port
+    }) else {
+        return;
+    };
+    let (door, sshd) = door.expect("there is a far end");
+    let port = door.port;
+    door.shut();
+    inject(&world, &json!({"fault": "terminate", "text": "rebooting"}));
+    expect(daemon(&world), "lost");
+    expect(daemon(&world), "up");
+    let down = expect(daemon(&world), "down");
+    let error = down["error"].as_str().unwrap_or_default();
+    assert!(
+        error.starts_with(&format!("nothing listens on port {port}")),
+        "{down}"
+    );
+    let door = Door::open(port, sshd);
+    let up = expect(daemon(&world), "up");
+    assert!(up["gap_seconds"].is_null(), "{up}");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+    door.shut();
+}
+
+/// A way to a port that can be shut: nothing listens then. Who is through already stays.
+struct Door {
+    port: u16,
+    is_shut: Arc<AtomicBool>,
+    keeper: JoinHandle<()>,
+}
+
+impl Door {
+    fn open(port: u16, behind: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port of our own");
+        let port = listener.local_addr().expect("it is bound").port();
+        let is_shut = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&is_shut);
+        let keeper = thread::spawn(move || {
+            while let Ok((near, _)) = listener.accept() {
+                if told.load(Ordering::SeqCst) {
+                    return;
+                }
+                if let Ok(far) = TcpStream::connect(("127.0.0.1", behind)) {
+                    join(near, far);
+                }
+            }
+        });
+        Self {
+            port,
+            is_shut,
+            keeper,
+        }
+    }
+
+    fn shut(self) {
+        self.is_shut.store(true, Ordering::SeqCst);
+        drop(connect(self.port));
+        self.keeper.join().expect("no panic at the door");
+    }
+}
+
+/// Copies both ways until both have ended.
+fn join(near: TcpStream, far: TcpStream) {
+    let copy = |mut from: TcpStream, mut to: TcpStream| {
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+    };
+    let pair = near
+        .try_clone()
+        .and_then(|near| Ok((near, far.try_clone()?)));
+    if let Ok((near_too, far_too)) = pair {
+        copy(near, far);
+        copy(far_too, near_too);
+    }
 }
 
 /// Logins kept spare live on through a resume: sshd sees no others.
