@@ -4,8 +4,7 @@ mod common;
 
 use std::io::{Read as _, Write as _};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -237,10 +236,52 @@ fn an_sshd_that_is_gone_is_told_and_waited_for() {
     door.shut();
 }
 
-/// A way to a port that can be shut: nothing listens then. Who is through already stays.
+/// A login that is under way when the tunnel is lost is begun again on the next one.
+#[test]
+fn a_login_under_way_moves_to_the_next_tunnel() {
+    let mut door = None;
+    let Some(world) = World::serve_to(|sshd| {
+        let opened = Door::open(0, sshd.port);
+        let port = opened.port;
+        door = Some(opened);
+        port
+    }) else {
+        return;
+    };
+    let door = door.expect("there is a far end");
+    door.set(Mode::Stalled);
+    // With the first tunnel go the logins that were spare.
+    inject(&world, &json!({"fault": "terminate", "text": "once"}));
+    expect(daemon(&world), "lost");
+    expect(daemon(&world), "up");
+    let mut ssh = world.ssh(&[], "echo works").piped();
+    until("logins are stalled", || (door.stalled() >= 2).then_some(()));
+    inject(&world, &json!({"fault": "terminate", "text": "twice"}));
+    expect(daemon(&world), "lost");
+    door.set(Mode::Open);
+    expect(daemon(&world), "up");
+    let mut answer = String::new();
+    let mut stdout = ssh.take_stdout();
+    stdout.read_to_string(&mut answer).expect("a pipe");
+    assert_eq!(answer, "works\n", "{}", ssh.stderr());
+    door.shut();
+}
+
+/// What a door does with those who come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// They are let through.
+    Open,
+    /// They are let in, and no further.
+    Stalled,
+    /// Nothing listens.
+    Shut,
+}
+
+/// A way to a port. Who is through stays, whatever the mode becomes.
 struct Door {
     port: u16,
-    is_shut: Arc<AtomicBool>,
+    state: Arc<Mutex<(Mode, Vec<TcpStream>)>>,
     keeper: JoinHandle<()>,
 }
 
@@ -248,27 +289,40 @@ impl Door {
     fn open(port: u16, behind: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port of our own");
         let port = listener.local_addr().expect("it is bound").port();
-        let is_shut = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&is_shut);
+        let state = Arc::new(Mutex::new((Mode::Open, Vec::new())));
+        let shared = Arc::clone(&state);
         let keeper = thread::spawn(move || {
             while let Ok((near, _)) = listener.accept() {
-                if told.load(Ordering::SeqCst) {
-                    return;
-                }
-                if let Ok(far) = TcpStream::connect(("127.0.0.1", behind)) {
-                    join(near, far);
+                let mut state = shared.lock().expect("no panic under the lock");
+                match state.0 {
+                    Mode::Open => {
+                        if let Ok(far) = TcpStream::connect(("127.0.0.1", behind)) {
+                            join(near, far);
+                        }
+                    }
+                    Mode::Stalled => state.1.push(near),
+                    Mode::Shut => return,
                 }
             }
         });
         Self {
             port,
-            is_shut,
+            state,
             keeper,
         }
     }
 
+    fn set(&self, mode: Mode) {
+        self.state.lock().expect("no panic under the lock").0 = mode;
+    }
+
+    /// How many have been let in and no further.
+    fn stalled(&self) -> usize {
+        self.state.lock().expect("no panic under the lock").1.len()
+    }
+
     fn shut(self) {
-        self.is_shut.store(true, Ordering::SeqCst);
+        self.set(Mode::Shut);
         drop(connect(self.port));
         self.keeper.join().expect("no panic at the door");
     }
