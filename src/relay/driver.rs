@@ -299,7 +299,10 @@ fn tell_log(event: &Event) {
     match event {
         Event::ForwardRestored { address } => info!(address, "the target listens again"),
         Event::ForwardGivenUp { address } => {
-            warn!(address, "the target does not listen any more: refused for two minutes");
+            warn!(
+                address,
+                "the target does not listen any more: refused for two minutes"
+            );
         }
     }
 }

@@ -248,7 +248,11 @@ impl Forwards {
         for entry in self.entries.values_mut() {
             entry.state = State::Lost;
         }
-        self.bytes = self.entries.values().map(|entry| entry.forward.cost()).sum();
+        self.bytes = self
+            .entries
+            .values()
+            .map(|entry| entry.forward.cost())
+            .sum();
     }
 
     /// There is another upstream: what to ask it for, with the numbers that replies are to be given to.
@@ -396,7 +400,11 @@ mod tests {
             }
             let at = forwards.poll_timeout().unwrap();
             pauses.push(at - now);
-            assert!(forwards.handle_timeout(at - Duration::from_nanos(1)).is_empty());
+            assert!(
+                forwards
+                    .handle_timeout(at - Duration::from_nanos(1))
+                    .is_empty()
+            );
             now = at;
             assert_eq!(forwards.handle_timeout(now).len(), 1);
             assert_eq!(forwards.poll_timeout(), None, "until it is answered");
@@ -446,7 +454,10 @@ mod tests {
         forwards.on_reply(0, false, now);
         now += RETRY;
         assert_eq!(forwards.handle_timeout(now).len(), 1);
-        assert!(forwards.on_cancelled(&tcp(80), false), "it is gone for the client");
+        assert!(
+            forwards.on_cancelled(&tcp(80), false),
+            "it is gone for the client"
+        );
         let outcome = forwards.on_reply(0, true, now);
         assert_eq!(outcome, Some(Outcome::Undo(tcp(80).cancellation())));
         assert!(forwards.is_empty());

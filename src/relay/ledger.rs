@@ -321,7 +321,10 @@ mod tests {
         let no_more = || Replay::Said(Bytes::from_static(b"no more"));
         let first = ledger.replay();
         assert_eq!(first.len(), 5, "{first:?}");
-        assert_eq!(first[1], Replay::Global(global, Bytes::from_static(b"global")));
+        assert_eq!(
+            first[1],
+            Replay::Global(global, Bytes::from_static(b"global"))
+        );
         assert_eq!(first[2], no_more());
         ledger.on_opened(1);
         ledger.answer(global, request_failure());

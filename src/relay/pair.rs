@@ -166,12 +166,7 @@ impl Pair {
     ///
     /// # Errors
     /// See [`enum@Error`]; `from` is to be disconnected.
-    pub fn receive(
-        &mut self,
-        now: Instant,
-        from: Side,
-        message: Bytes,
-    ) -> Result<Received, Error> {
+    pub fn receive(&mut self, now: Instant, from: Side, message: Bytes) -> Result<Received, Error> {
         if self.is_flooded_by(from) {
             return Err(Error::Flood);
         }

@@ -379,10 +379,7 @@ mod tests {
         for short in [&[msg::CHANNEL_EOF, 0, 0, 0][..], &[msg::CHANNEL_OPEN; 9]] {
             assert_eq!(with_recipient(Bytes::copy_from_slice(short), 7), short);
         }
-        for (number, offset) in [
-            (msg::CHANNEL_OPEN, 12),
-            (msg::CHANNEL_OPEN_CONFIRMATION, 5),
-        ] {
+        for (number, offset) in [(msg::CHANNEL_OPEN, 12), (msg::CHANNEL_OPEN_CONFIRMATION, 5)] {
             let mut message = vec![number];
             if number == msg::CHANNEL_OPEN {
                 message.put_string("session");

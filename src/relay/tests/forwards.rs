@@ -213,7 +213,10 @@ fn a_listener_given_up_is_told_on_the_sessions() {
     let told = pair.to_local();
     assert_eq!(told[0][0], msg::DEBUG);
     let notice = stderr_of(&told[1]);
-    assert!(notice.contains("does not listen on *:80 any more"), "{notice}");
+    assert!(
+        notice.contains("does not listen on *:80 any more"),
+        "{notice}"
+    );
     assert_eq!(told.len(), 2);
 }
 

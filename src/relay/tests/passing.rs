@@ -162,7 +162,10 @@ fn many_channels_share_the_budget() {
             other => panic!("{other:?}"),
         })
         .sum();
-    assert!(shown <= 100 * (8 << 10) + u64::from(LIMITS.connection_bytes) * 4, "{shown}");
+    assert!(
+        shown <= 100 * (8 << 10) + u64::from(LIMITS.connection_bytes) * 4,
+        "{shown}"
+    );
 }
 
 #[test]

@@ -262,7 +262,11 @@ fn numbers_wrap() {
         pair.gain();
         pair.upstream(open("forwarded-tcpip", raw, 1000));
         let shown = raw.wrapping_sub(1);
-        let shown = if raw == 5 { shown } else { shown.wrapping_add(6) };
+        let shown = if raw == 5 {
+            shown
+        } else {
+            shown.wrapping_add(6)
+        };
         assert_eq!(pair.to_local(), [open("forwarded-tcpip", shown, 1000)]);
         pair.local(channel_open_failure(shown, 1, "no"));
         assert_eq!(pair.to_upstream(), [channel_open_failure(raw, 1, "no")]);
