@@ -1,17 +1,21 @@
 //! SSM session, data channel and smux as plain byte streams: the only place that knows them all.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::report::one_line;
 use crate::smux::{self, SmuxSession, SmuxStream};
-use crate::ssm::{self, Disposition, SessionEvent, Ssm, SsmSession, StartRequest};
+use crate::ssm::{self, Disposition, Journal, SessionEvent, Ssm, SsmSession, StartRequest};
+
+/// How long the reason for an end may take to get from one task to another.
+const REASON_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Where a tunnel leads.
 pub struct Options {
@@ -21,6 +25,8 @@ pub struct Options {
     pub target: String,
     /// The port on it that streams are connected to.
     pub port: u16,
+    /// Is told of each SSM session.
+    pub journal: Option<Arc<dyn Journal>>,
     /// Owns the tasks of every tunnel; to be waited for before the process exits, so that no SSM session
     /// is left behind, not even one that was still being started.
     pub tracker: TaskTracker,
@@ -76,6 +82,17 @@ impl Error {
         }
     }
 
+    /// Whether the target is known to be out of the service's reach for now. It may be starting up.
+    pub fn is_offline(&self) -> bool {
+        matches!(
+            self,
+            Self::Session {
+                source: ssm::Error::Api(ssm::api::Error::TargetNotConnected(_)),
+                ..
+            }
+        )
+    }
+
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -90,24 +107,27 @@ impl Error {
     }
 }
 
-/// What carries the streams of a tunnel, at a moment.
+/// What happens to a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Link {
-    /// There is a WebSocket.
-    Connected {
-        /// Of these there was one before.
-        resumes: u32,
-    },
-    /// There is none: the SSM session is being resumed. Streams stay open, nothing moves in them.
-    Resuming {
-        /// When that was noticed.
-        since: Instant,
+pub enum Event {
+    /// The link was lost, and the SSM session is being resumed. Streams stay open, nothing moves in them.
+    Lost {
         /// Why, for a person.
         reason: String,
-        /// Attempts that have failed.
-        attempts: u32,
-        /// What was wrong with the last of them, and what a person can do about it.
-        last_error: Option<(String, Option<&'static str>)>,
+    },
+    /// An attempt to resume failed; another will follow.
+    Retrying {
+        /// What went wrong.
+        error: String,
+        /// What a person can do about it.
+        hint: Option<&'static str>,
+    },
+    /// Streams make progress again.
+    Resumed,
+    /// The tunnel is gone, and with it the streams.
+    Over {
+        /// Why, for a person.
+        reason: String,
     },
 }
 
@@ -116,10 +136,10 @@ pub enum Link {
 pub struct Tunnel {
     target: String,
     port: u16,
-    session: Arc<SsmSession>,
+    session: SsmSession,
     smux: SmuxSession,
-    link: watch::Receiver<Link>,
-    refusals: watch::Receiver<u64>,
+    /// How often the agent could not connect to the port.
+    refusals: watch::Sender<u64>,
 }
 
 impl Tunnel {
@@ -131,6 +151,7 @@ impl Tunnel {
         let tasks = &options.tracker;
         let session_options = ssm::Options {
             tracker: tasks.clone(),
+            journal: options.journal.clone(),
             ..ssm::Options::default()
         };
         let request = StartRequest::port_forwarding(&options.target, options.port);
@@ -155,17 +176,12 @@ impl Tunnel {
         };
         let (smux, driver) = SmuxSession::client(stream, config);
         tasks.spawn(driver);
-        let session = Arc::new(session);
-        let (publish, link) = watch::channel(Link::Connected { resumes: 0 });
-        let (count, refusals) = watch::channel(0);
-        tasks.spawn(observe(Arc::clone(&session), publish, count));
         Ok(Self {
             target: options.target.clone(),
             port: options.port,
             session,
             smux,
-            link,
-            refusals,
+            refusals: watch::channel(0).0,
         })
     }
 
@@ -184,11 +200,6 @@ impl Tunnel {
         self.session.id()
     }
 
-    /// Whether there is a WebSocket, and each change of that.
-    pub fn link(&self) -> watch::Receiver<Link> {
-        self.link.clone()
-    }
-
     /// Between us and the agent, with its time to process; none before the first message was acknowledged.
     pub fn round_trip(&self) -> Option<Duration> {
         self.session.status().round_trip
@@ -196,7 +207,7 @@ impl Tunnel {
 
     /// How often the agent has said that it could not connect to the port. It does not say for which stream.
     pub fn refusals(&self) -> watch::Receiver<u64> {
-        self.refusals.clone()
+        self.refusals.subscribe()
     }
 
     /// Opens a stream. The agent connects to the port afterwards; when it cannot, the stream ends at once.
@@ -210,11 +221,58 @@ impl Tunnel {
         })
     }
 
+    /// Waits for the next event; [`Event::Over`] is the last one, and told again to who asks again.
+    ///
+    /// Somebody has to wait here all the time: [`Tunnel::refusals`] are counted meanwhile.
+    pub async fn next_event(&self) -> Event {
+        let session_id = self.session_id();
+        let mut over = pin!(self.over());
+        loop {
+            let event = tokio::select! {
+                biased;
+                Some(event) = self.session.next_event() => event,
+                reason = &mut over => return Event::Over { reason },
+            };
+            match event {
+                SessionEvent::Lost { reason } => {
+                    info!(session_id, reason, "connection lost, resuming");
+                    return Event::Lost { reason };
+                }
+                SessionEvent::Retrying {
+                    attempt,
+                    error,
+                    hint,
+                } => {
+                    info!(session_id, attempt, error, "not resumed yet");
+                    return Event::Retrying { error, hint };
+                }
+                SessionEvent::Resumed { gap } => {
+                    info!(session_id, ?gap, "resumed");
+                    return Event::Resumed;
+                }
+                SessionEvent::ConnectToPortError => {
+                    self.refusals.send_modify(|count| *count += 1);
+                }
+                SessionEvent::Closed { text } => {
+                    info!(session_id, text, "closed by the service");
+                }
+            }
+        }
+    }
+
     /// Waits until the SSM session is over, or the streams in it are; says why.
-    pub async fn lost(&self) -> String {
-        tokio::select! {
-            error = self.session.closed() => one_line(&*error),
-            error = self.smux.ended() => one_line(&error),
+    async fn over(&self) -> String {
+        let closed = self.session.closed();
+        let mut closed = pin!(closed);
+        let ended = tokio::select! {
+            biased;
+            error = &mut closed => return one_line(&*error),
+            ended = self.smux.ended() => ended,
+        };
+        // The streams may have ended with the session, whose reason is the better one.
+        match timeout(REASON_PATIENCE, closed).await {
+            Ok(error) => one_line(&*error),
+            Err(_) => one_line(&ended),
         }
     }
 
@@ -222,57 +280,5 @@ impl Tunnel {
     pub async fn terminate(&self) {
         let end = self.session.terminate().await;
         debug!(session_id = self.session.id(), %end, "terminated");
-    }
-}
-
-/// Publishes what happens to the session, until it is over.
-async fn observe(
-    session: Arc<SsmSession>,
-    link: watch::Sender<Link>,
-    refusals: watch::Sender<u64>,
-) {
-    let session_id = session.id();
-    let mut resumes = 0;
-    while let Some(event) = session.next_event().await {
-        match event {
-            SessionEvent::Lost { reason } => {
-                warn!(session_id, reason, "connection lost, resuming");
-                link.send_replace(Link::Resuming {
-                    since: Instant::now(),
-                    reason,
-                    attempts: 0,
-                    last_error: None,
-                });
-            }
-            SessionEvent::Retrying {
-                attempt,
-                error,
-                hint,
-            } => {
-                warn!(session_id, attempt, error, hint, "not resumed yet");
-                link.send_modify(|link| {
-                    if let Link::Resuming {
-                        attempts,
-                        last_error,
-                        ..
-                    } = link
-                    {
-                        *attempts = attempt;
-                        *last_error = Some((error, hint));
-                    }
-                });
-            }
-            SessionEvent::Resumed { gap } => {
-                info!(session_id, ?gap, "resumed");
-                resumes += 1;
-                link.send_replace(Link::Connected { resumes });
-            }
-            SessionEvent::ConnectToPortError => {
-                refusals.send_modify(|count| *count += 1);
-            }
-            SessionEvent::Closed { text } => {
-                info!(session_id, text, "closed by the service");
-            }
-        }
     }
 }
