@@ -118,11 +118,17 @@ fn runs(mut args: impl Iterator<Item = String>) -> usize {
         .by_ref()
         .find(|arg| arg == "--runs")
         .and_then(|_| args.next());
-    given.and_then(|text| text.parse().ok()).unwrap_or(10).max(1)
+    given
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(10)
+        .max(1)
 }
 
 fn print_echoes(out: &mut impl Write, runs: usize) -> io::Result<()> {
-    writeln!(out, "| cause, {runs} times each | first byte: median | worst |")?;
+    writeln!(
+        out,
+        "| cause, {runs} times each | first byte: median | worst |"
+    )?;
     writeln!(out, "|---|---|---|")?;
     let Some(faulty) = Faulty::fast() else {
         return writeln!(out, "| a client or server is not installed | | |");
