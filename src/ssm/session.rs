@@ -25,7 +25,7 @@ use tracing::Instrument;
 
 use super::api::Ssm;
 use super::driver::keepalive::Intervals;
-use super::driver::{self, Reports};
+use super::driver::{self, Reports, Surroundings};
 use super::error::Error;
 use super::protocol::data_channel::{Config, Established, SERVICE_PACE, Statistics};
 use super::protocol::reliability::{incoming, outgoing};
@@ -182,10 +182,19 @@ pub struct Status {
     pub is_connected: bool,
     /// Sockets since the first.
     pub resumes: u32,
+    /// How long there was no socket, the last time.
+    pub last_gap: Option<Duration>,
+    /// How long there was none, the longest time.
+    pub longest_gap: Option<Duration>,
     /// Between us and the agent, with its time to process.
     pub round_trip: Option<Duration>,
+    /// Between us and the message gateway, as pings tell.
+    pub gateway_round_trip: Option<Duration>,
     /// Messages of ours waiting for acknowledgement.
     pub unacknowledged: usize,
+    /// Messages of the agent that wait for one before them. The agent repeats lost ones at ten a
+    /// second: while this is not 0 after a resume, the stream towards us stands still.
+    pub held: usize,
     /// Counters of messages.
     pub messages: Statistics,
 }
@@ -216,6 +225,16 @@ impl SsmSession {
         request: StartRequest,
         options: Options,
     ) -> Result<(Self, DataStream), Error> {
+        Self::start_in(Surroundings::default(), ssm, request, options).await
+    }
+
+    /// As [`start`](Self::start), in other surroundings.
+    pub(super) async fn start_in(
+        surroundings: Surroundings,
+        ssm: Ssm,
+        request: StartRequest,
+        options: Options,
+    ) -> Result<(Self, DataStream), Error> {
         let (stream, driver_end) = stream::pair();
         let (events_tx, events) = mpsc::channel(EVENTS);
         let (status_tx, status) = watch::channel(Status::default());
@@ -230,9 +249,16 @@ impl SsmSession {
         let tracker = options.tracker.clone();
         let guard = cancel.clone().drop_guard();
         tracker.spawn(async move {
-            let established =
-                driver::establish(&ssm, &request, &options, &token, driver_end, reports).await;
-            let (driver, connection) = match established {
+            let established = driver::establish(
+                &ssm,
+                &request,
+                &options,
+                &surroundings,
+                &token,
+                driver_end,
+                reports,
+            );
+            let (driver, connection) = match established.await {
                 Ok(started) => started,
                 Err(error) => {
                     let _ = ready_tx.send(Err(error));

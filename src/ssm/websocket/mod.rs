@@ -24,7 +24,7 @@ use tokio_tungstenite::tungstenite;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 
-pub use self::socket::Socket;
+pub use self::socket::{Socket, Tcp};
 use super::error::Disposition;
 use super::protocol::message::MAX_MESSAGE;
 use super::secret::Secret;
@@ -196,13 +196,13 @@ impl Endpoint {
             // The name may have been resolved to anything.
             let peer: SocketAddr = tcp.peer_addr().map_err(failed)?;
             return match peer.ip().is_loopback() {
-                true => Ok(Socket::Plain(tcp)),
+                true => Ok(Socket::Plain(Tcp::new(tcp))),
                 false => Err(Error::Insecure(self.host.clone())),
             };
         }
         let name = ServerName::try_from(self.host.clone()).map_err(|_| Error::InvalidUrl)?;
         let connector = TlsConnector::from(tls::config().await.map_err(Error::Roots)?);
-        let tls = connector.connect(name, tcp).await;
+        let tls = connector.connect(name, Tcp::new(tcp)).await;
         tls.map(|stream| Socket::Tls(Box::new(stream)))
             .map_err(|source| Error::Tls {
                 host: self.host.clone(),

@@ -12,9 +12,74 @@ use tokio_rustls::client::TlsStream;
 #[derive(Debug)]
 pub enum Socket {
     /// To this computer.
-    Plain(TcpStream),
+    Plain(Tcp),
     /// To the service.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Tcp>>),
+}
+
+impl Socket {
+    /// How often the kernel, after it had refused bytes, has taken some again: its buffer empties
+    /// only when the other side acknowledges what is in it, so each time is a sign of life.
+    pub fn relieved(&self) -> u64 {
+        match self {
+            Self::Plain(tcp) => tcp.relieved,
+            Self::Tls(tls) => tls.get_ref().0.relieved,
+        }
+    }
+}
+
+/// A TCP connection that notes when its full send buffer has emptied.
+#[derive(Debug)]
+pub struct Tcp {
+    stream: TcpStream,
+    /// The last write found no room.
+    is_full: bool,
+    relieved: u64,
+}
+
+impl Tcp {
+    /// Wraps a connected stream.
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            is_full: false,
+            relieved: 0,
+        }
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        match &written {
+            Poll::Pending => self.is_full = true,
+            Poll::Ready(Ok(_)) if std::mem::take(&mut self.is_full) => self.relieved += 1,
+            Poll::Ready(_) => {}
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
 }
 
 impl AsyncRead for Socket {

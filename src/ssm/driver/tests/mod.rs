@@ -6,26 +6,32 @@ use std::sync::{Arc, Mutex};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::{WebSocketStream, accept_async};
+use uuid::Uuid;
 
+mod causes;
 mod ends;
 mod journal;
+mod many;
 mod resume;
 mod start;
 
 use super::*;
-use crate::ssm::SsmSession;
 use crate::ssm::api::tests::sdk_config;
 use crate::ssm::protocol::data_channel::{AgentOptions, Event};
 use crate::ssm::protocol::handshake::HandshakeRequest;
 use crate::ssm::protocol::message::{Header, MessageType};
+use crate::ssm::protocol::payload::{Flag, OpenDataChannelInput, PayloadType};
 use crate::ssm::protocol::reliability::outgoing::Strategy;
+use crate::ssm::{DataStream, SsmSession, api};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -34,10 +40,16 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Faults {
     /// Sessions handed to an agent that never answers.
     silent_sessions: usize,
-    /// Sockets closed with 1000 "Bye" after so many binary messages.
+    /// Sockets cut after so many binary messages.
     cut_after: Vec<usize>,
-    /// Sockets that stop reading, and so answering pings, after so many binary messages.
-    deaf_after: Vec<usize>,
+    /// How they are cut.
+    cut: Cut,
+    /// Every socket is cut so, when `cut_after` is used up.
+    cut_each_after: Option<usize>,
+    /// Bytes a second that the gateway reads.
+    bytes_per_s: Option<u32>,
+    /// The agent takes nothing, while the gateway goes on to answer pings.
+    stalled: bool,
     /// Garbage sent to the client at the start of each socket.
     garbage: bool,
     /// After the first socket a data message with a wrong digest comes every 2 ms, and others that
@@ -49,24 +61,40 @@ struct Faults {
     denies_resume: bool,
     /// ResumeSession fails so often first.
     failing_resumes: usize,
-    /// Sockets after the first that are refused with 403.
+    /// Calls of ResumeSession that are never answered.
+    hanging_resumes: usize,
+    /// Stream URLs that the next answers to ResumeSession are to have.
+    stream_urls: Vec<&'static str>,
+    /// Sockets after the first that are refused.
     refused_sockets: usize,
+    /// With which status.
+    refusal: u16,
     /// TerminateSession fails.
     failing_terminate: bool,
 }
 
+/// How a socket ends.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// With close code 1000, as the service does hourly.
+    #[default]
+    Bye,
+    /// TCP ends without a word of the WebSocket.
+    Fin,
+    /// TCP is reset.
+    Reset,
+    /// Nothing is read or sent any more, and nothing fails.
+    BlackHole,
+}
+
 impl Faults {
-    /// What the next socket is to suffer: messages to a cut, messages to deafness, garbage.
-    fn next_socket(&mut self) -> (usize, usize, bool) {
-        let take = |list: &mut Vec<usize>| match list.is_empty() {
-            true => usize::MAX,
-            false => list.remove(0),
+    /// What the next socket is to suffer: messages to a cut, and garbage.
+    fn next_socket(&mut self) -> (usize, bool) {
+        let cut = match self.cut_after.is_empty() {
+            true => self.cut_each_after.unwrap_or(usize::MAX),
+            false => self.cut_after.remove(0),
         };
-        (
-            take(&mut self.cut_after),
-            take(&mut self.deaf_after),
-            self.garbage,
-        )
+        (cut, self.garbage)
     }
 }
 
@@ -79,13 +107,14 @@ struct State {
     agents: HashMap<String, Arc<tokio::sync::Mutex<Agent>>>,
     flags: Vec<Flag>,
     closing: Option<Closing>,
+    pings: usize,
 }
 
 /// What the service does next of its own accord.
 #[derive(Debug)]
 enum Closing {
-    /// Closes the socket as it does hourly.
-    Bye,
+    /// Ends the socket.
+    Socket(Cut),
     /// Ends the SSM session with this text.
     Session(&'static str),
 }
@@ -130,6 +159,31 @@ impl Service {
         Ssm::new(&sdk_config(&format!("http://{}", self.endpoint))).unwrap()
     }
 
+    /// Starts a session that waits for nobody.
+    async fn start_session(&self, options: Options) -> (SsmSession, DataStream) {
+        self.start_with(options, Box::new(clocks::system)).await
+    }
+
+    /// Likewise on a computer with these clocks.
+    async fn start_with(
+        &self,
+        options: Options,
+        clocks: Box<dyn Fn() -> Box<dyn Clocks> + Send + Sync>,
+    ) -> (SsmSession, DataStream) {
+        let surroundings = Surroundings {
+            clocks,
+            spacing: Duration::ZERO,
+            slowly: Duration::from_millis(50),
+        };
+        let started = SsmSession::start_in(surroundings, self.ssm(), request(), options);
+        within(started).await.unwrap()
+    }
+
+    /// Ends the current socket.
+    fn cut(&self, how: Cut) {
+        self.state.lock().unwrap().closing = Some(Closing::Socket(how));
+    }
+
     fn calls(&self) -> Vec<String> {
         self.state.lock().unwrap().calls.clone()
     }
@@ -158,10 +212,11 @@ async fn serve(mut tcp: TcpStream, state: Arc<Mutex<State>>, address: String) {
             is_refused
         };
         if is_refused {
-            let answer = b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n";
+            let status = state.lock().unwrap().faults.refusal;
+            let answer = format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n");
             // Read what was only peeked at: a close with unread bytes would be a reset.
             let _ = tcp.read(&mut head).await;
-            let _ = tcp.write_all(answer).await;
+            let _ = tcp.write_all(answer.as_bytes()).await;
             return;
         }
         if let Ok(websocket) = accept_async(tcp).await {
@@ -170,7 +225,16 @@ async fn serve(mut tcp: TcpStream, state: Arc<Mutex<State>>, address: String) {
         return;
     }
     while let Some((operation, body)) = read_request(&mut tcp).await {
-        let (status, answer) = api(&state, &operation, &body, &address);
+        let hangs = {
+            let faults = &mut state.lock().unwrap().faults;
+            let hangs = operation == "ResumeSession" && faults.hanging_resumes > 0;
+            faults.hanging_resumes -= usize::from(hangs);
+            hangs
+        };
+        if hangs {
+            return std::future::pending().await;
+        }
+        let (status, answer) = call(&state, &operation, &body, &address);
         let answer = format!(
             "HTTP/1.1 {status} x\r\ncontent-type: application/x-amz-json-1.1\r\ncontent-length: {}\r\n\r\n{answer}",
             answer.len()
@@ -205,7 +269,7 @@ async fn read_request(tcp: &mut TcpStream) -> Option<(String, String)> {
     }
 }
 
-fn api(state: &Mutex<State>, operation: &str, body: &str, address: &str) -> (u16, String) {
+fn call(state: &Mutex<State>, operation: &str, body: &str, address: &str) -> (u16, String) {
     let mut state = state.lock().unwrap();
     state.calls.push(operation.to_owned());
     let count = state.calls.len();
@@ -241,9 +305,14 @@ fn api(state: &Mutex<State>, operation: &str, body: &str, address: &str) -> (u16
             r#"{"__type":"InternalServerError","message":"later"}"#.to_owned(),
         );
     }
+    let mut stream_url =
+        format!("ws://{address}/v1/data-channel/{session_id}?role=publish_subscribe");
+    if operation == "ResumeSession" && !state.faults.stream_urls.is_empty() {
+        stream_url = state.faults.stream_urls.remove(0).to_owned();
+    }
     let answer = serde_json::json!({
         "SessionId": session_id,
-        "StreamUrl": format!("ws://{address}/v1/data-channel/{session_id}?role=publish_subscribe"),
+        "StreamUrl": stream_url,
         "TokenValue": format!("token-{count}"),
     });
     (200, answer.to_string())
@@ -313,7 +382,7 @@ async fn gateway(
         return resend_damaged(websocket).await;
     }
     agent.lock().await.channel.on_reconnected(now());
-    let (mut cut, mut deaf, garbage) = state.lock().unwrap().faults.next_socket();
+    let (mut cut, garbage) = state.lock().unwrap().faults.next_socket();
     if garbage {
         for junk in [&b""[..], b"junk", &[0; 120], &[0xff; 300]] {
             websocket
@@ -349,34 +418,59 @@ async fn gateway(
         if websocket.flush().await.is_err() {
             return;
         }
+        let mut taken = None;
         tokio::select! {
             message = websocket.next() => match message {
-                Some(Ok(Message::Binary(frame))) => {
-                    let _ = agent.lock().await.channel.handle_input(now(), frame);
-                    (cut, deaf) = (cut.saturating_sub(1), deaf.saturating_sub(1));
-                }
+                Some(Ok(Message::Binary(frame))) => taken = Some(frame),
+                Some(Ok(Message::Ping(_))) => state.lock().unwrap().pings += 1,
                 Some(Ok(_)) => {}
                 _ => return,
             },
             () = sleep(Duration::from_millis(10)) => {}
         }
-        let closing = state.lock().unwrap().closing.take();
-        if let Some(Closing::Session(text)) = closing {
-            let closed = channel_closed(text);
-            let _ = websocket.send(Message::Binary(closed)).await;
-            return;
+        if let Some(frame) = taken {
+            let rate = state.lock().unwrap().faults.bytes_per_s;
+            if let Some(rate) = rate {
+                sleep(Duration::from_secs(1) * frame.len() as u32 / rate).await;
+            }
+            if !state.lock().unwrap().faults.stalled {
+                let _ = agent.lock().await.channel.handle_input(now(), frame);
+            }
+            cut = cut.saturating_sub(1);
         }
-        if cut == 0 || closing.is_some() {
+        let closing = state.lock().unwrap().closing.take();
+        let how = match closing {
+            Some(Closing::Session(text)) => {
+                let closed = channel_closed(text);
+                let _ = websocket.send(Message::Binary(closed)).await;
+                return;
+            }
+            Some(Closing::Socket(how)) => how,
+            None if cut == 0 => state.lock().unwrap().faults.cut,
+            None => continue,
+        };
+        return break_off(websocket, how).await;
+    }
+}
+
+/// Ends a socket.
+async fn break_off(mut websocket: WebSocketStream<TcpStream>, how: Cut) {
+    match how {
+        Cut::Bye => {
             let bye = CloseFrame {
                 code: CloseCode::Normal,
                 reason: "Bye.".into(),
             };
             let _ = websocket.close(Some(bye)).await;
-            return;
         }
-        if deaf == 0 {
-            return std::future::pending().await;
+        Cut::Fin => {
+            // What was not read would make a reset of it.
+            let tcp = websocket.get_mut();
+            let _ = tcp.shutdown().await;
+            while tcp.read(&mut [0; 4096]).await.is_ok_and(|count| count > 0) {}
         }
+        Cut::Reset => websocket.get_ref().set_zero_linger().unwrap(),
+        Cut::BlackHole => std::future::pending().await,
     }
 }
 
@@ -410,8 +504,20 @@ async fn within<T>(future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.expect("in time")
 }
 
+/// Waits until the session has been resumed `count` times more, and says how long the gaps were.
+async fn resumed(session: &SsmSession, count: usize) -> Vec<Duration> {
+    let mut gaps = Vec::new();
+    while gaps.len() < count {
+        match within(session.next_event()).await.expect("a session") {
+            SessionEvent::Resumed { gap } => gaps.push(gap),
+            other => tracing::trace!(?other, "not yet"),
+        }
+    }
+    gaps
+}
+
 /// Sends `count` bytes through the echo and compares what comes back.
-async fn echo(stream: crate::ssm::DataStream, count: usize) -> crate::ssm::DataStream {
+async fn echo(stream: DataStream, count: usize) -> DataStream {
     let sent: Vec<u8> = (0..count).map(|n| (n / 7) as u8).collect();
     let (mut reader, mut writer) = tokio::io::split(stream);
     let mut received = vec![0; count];
