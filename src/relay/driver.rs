@@ -1,18 +1,21 @@
 //! Drives a [`Pair`] over two connections, in one task.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
-use tracing::debug;
+use tokio::sync::watch;
+use tokio::time::Sleep;
+use tracing::{debug, info, warn};
 
 use super::Side;
 use super::credit::Limits;
+use super::end::{self, End};
 use super::observer::Observer;
-use super::pair::{self, Pair, Received};
-use crate::ssh::transport::reason::{BY_APPLICATION, CONNECTION_LOST, PROTOCOL_ERROR};
+use super::pair::{self, Event, Pair, Received};
+use crate::ssh::transport::reason::{BY_APPLICATION, PROTOCOL_ERROR};
 use crate::ssh::{self, Connection, Farewell};
 
 /// Messages taken from one side before the other has its turn.
@@ -28,6 +31,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 pub struct Relay<L> {
     local: Connection<L>,
     pair: Pair,
+    alarm: Alarm,
 }
 
 /// How a local client and its upstream parted.
@@ -35,19 +39,10 @@ pub struct Relay<L> {
 pub enum Parting {
     /// The client left and upstream never heard of it: it can serve the next one.
     Untouched,
-    /// Both are done with.
+    /// The client has left, or has been told that upstream said goodbye: both are done with.
     Over,
-    /// Upstream was gone before it heard anything. The client waits; what it said is kept for another upstream.
-    Unheard,
-}
-
-/// Why a side was left.
-#[derive(Debug)]
-enum End {
-    /// It said goodbye, closed, or broke.
-    Gone(Option<ssh::Error>),
-    /// It does not keep to the protocol.
-    Misbehaved(pair::Error),
+    /// Upstream is gone, and the client stays for another one.
+    Lost,
 }
 
 impl<L> Relay<L>
@@ -57,14 +52,20 @@ where
     /// Takes over `local`, which has just logged in.
     pub fn new(local: Connection<L>, limits: Limits) -> Self {
         Self {
-            pair: Pair::new(limits, is_openssh(local.peer_version())),
+            pair: Pair::new(limits, is_openssh(local.peer_version()), now()),
             local,
+            alarm: Alarm::new(),
         }
     }
 
     /// What is known of the channels.
     pub fn observer(&self) -> &Observer {
         self.pair.observer()
+    }
+
+    /// Whether the client has listeners at the target, which only an upstream keeps up.
+    pub fn has_forwards(&self) -> bool {
+        self.pair.has_forwards()
     }
 
     /// Serves the local side alone until `upstream` is there: its messages are held, within bounds.
@@ -85,20 +86,21 @@ where
         }
     }
 
-    /// There is no upstream: answers what was held with failure, and waits for the next request.
+    /// There is no upstream: answers what was held with failure.
+    pub fn refuse(&mut self, reason: &str) {
+        self.pair.refuse(reason);
+    }
+
+    /// Serves the local side alone until it asks for something that takes an upstream.
     ///
     /// Returns false when the local client leaves instead.
-    pub async fn refuse(&mut self, reason: &str) -> bool {
-        self.pair.refuse(reason);
+    pub async fn idle(&mut self) -> bool {
         let waiting = poll_fn(|cx| {
-            if !self.pair.is_drained(Side::Upstream) {
+            let end = self.poll_local(cx);
+            if self.pair.is_asking() {
                 return Poll::Ready(Ok(()));
             }
-            match self.poll_local(cx) {
-                Poll::Ready(end) => Poll::Ready(Err(end)),
-                Poll::Pending if self.pair.is_drained(Side::Upstream) => Poll::Pending,
-                Poll::Pending => Poll::Ready(Ok(())),
-            }
+            end.map(Err)
         });
         match waiting.await {
             Ok(()) => true,
@@ -117,25 +119,44 @@ where
 
     /// Passes messages on between the local client and `upstream` until one of them is gone.
     ///
-    /// When it is upstream that is gone, the local client has been told; but if `may_be_stale`, an upstream
-    /// that was gone before it heard anything is [`Parting::Unheard`].
-    pub async fn join<U>(&mut self, upstream: &mut Connection<U>, may_be_stale: bool) -> Parting
+    /// `absence` tells since when `upstream` can make no progress, while it cannot: the client is kept in good faith
+    /// meanwhile. When upstream is gone, open channels have been ended, and whatever else the client wants of an
+    /// upstream is kept for the next one; unless sshd said goodbye, for then the client is told so.
+    pub async fn join<U>(
+        &mut self,
+        upstream: &mut Connection<U>,
+        mut absence: watch::Receiver<Option<tokio::time::Instant>>,
+    ) -> Parting
     where
         U: AsyncRead + AsyncWrite + Unpin,
     {
-        let (side, end) = poll_fn(|cx| self.poll_both(cx, upstream)).await;
+        self.pair.gain_upstream(now());
+        let (side, end) = loop {
+            let since = absence.borrow_and_update().map(Into::into);
+            self.pair.set_absence(now(), since);
+            tokio::select! {
+                biased;
+                ended = poll_fn(|cx| self.poll_both(cx, upstream)) => break ended,
+                Ok(()) = absence.changed() => {}
+            }
+        };
         debug!(?side, ?end, "relay ends");
-        match side {
-            Side::Local => {
-                self.reprove_local(&end).await;
-                self.part_from_upstream(upstream).await
-            }
-            Side::Upstream if may_be_stale && self.pair.take_back() => Parting::Unheard,
-            Side::Upstream => {
-                self.tell_local(upstream.farewell().cloned(), end).await;
-                Parting::Over
-            }
+        if side == Side::Local {
+            self.reprove_local(&end).await;
+            return self.part_from_upstream(upstream).await;
         }
+        if let Some(farewell) = upstream.farewell()
+            && !end::is_of_damage(farewell)
+        {
+            let farewell = farewell.clone();
+            self.tell_local(&farewell).await;
+            return Parting::Over;
+        }
+        let cause = end::cause(&end, upstream.farewell());
+        info!(cause, "upstream lost");
+        self.pair.lose_upstream(now(), &cause);
+        reprove_upstream(upstream, &end).await;
+        Parting::Lost
     }
 
     /// Tells a client that broke the rules which one, where sshd does.
@@ -172,21 +193,9 @@ where
         Parting::Over
     }
 
-    /// Passes on what upstream said last, and why it is gone.
-    async fn tell_local(&mut self, farewell: Option<Farewell>, end: End) {
-        let (reason, text) = match (farewell, end) {
-            (Some(farewell), _) => (farewell.reason, farewell.description),
-            (None, End::Misbehaved(error)) => {
-                (PROTOCOL_ERROR, format!("the target's sshd: {error}"))
-            }
-            (None, End::Gone(Some(error))) => (
-                CONNECTION_LOST,
-                format!("the connection to the target was lost: {error}"),
-            ),
-            // sshd went without a word, so we do.
-            (None, End::Gone(None)) => (CONNECTION_LOST, String::new()),
-        };
-        let Self { local, pair } = self;
+    /// Passes on what upstream said last, its goodbye too.
+    async fn tell_local(&mut self, farewell: &Farewell) {
+        let Self { local, pair, .. } = self;
         let drained = poll_fn(|cx| {
             let Ok(moved) = pump(cx, local, pair, Side::Local) else {
                 return Poll::Ready(());
@@ -195,9 +204,7 @@ where
             ready_or_again(cx, pair.is_drained(Side::Local), moved)
         });
         let _too_late = tokio::time::timeout(LAST_WORDS, drained).await;
-        if !text.is_empty() {
-            local.disconnect(reason, &text);
-        }
+        local.disconnect(farewell.reason, &farewell.description);
         local.finish().await;
     }
 
@@ -206,6 +213,7 @@ where
         for _ in 0..ROUNDS {
             match pump(cx, &mut self.local, &mut self.pair, Side::Local) {
                 Ok(true) => {}
+                Ok(false) if self.is_timed_out(cx) => {}
                 Ok(false) => return Poll::Pending,
                 Err(end) => return Poll::Ready(end),
             }
@@ -232,12 +240,85 @@ where
                 Ok(moved) => progress |= moved,
                 Err(end) => return Poll::Ready((Side::Upstream, end)),
             }
-            if !progress {
+            if !progress && !self.is_timed_out(cx) {
                 return Poll::Pending;
             }
         }
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Keeps the core's timer and tells what it has to say; true when something was due.
+    fn is_timed_out(&mut self, cx: &mut Context<'_>) -> bool {
+        while let Some(event) = self.pair.poll_event() {
+            tell_log(&event);
+        }
+        let is_due = self.alarm.poll(cx, self.pair.poll_timeout()).is_ready();
+        if is_due {
+            self.pair.handle_timeout(now());
+        }
+        is_due
+    }
+}
+
+/// A timer that is set again only when its time has changed.
+struct Alarm {
+    sleep: Pin<Box<Sleep>>,
+    at: Option<Instant>,
+}
+
+impl Alarm {
+    fn new() -> Self {
+        Self {
+            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
+            at: None,
+        }
+    }
+
+    /// Ready when it is `at`.
+    fn poll(&mut self, cx: &mut Context<'_>, at: Option<Instant>) -> Poll<()> {
+        if self.at != at {
+            self.at = at;
+            if let Some(at) = at {
+                self.sleep.as_mut().reset(at.into());
+            }
+        }
+        match at {
+            Some(_) => self.sleep.as_mut().poll(cx),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Now, on the clock of the runtime, which tests can pause.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+fn tell_log(event: &Event) {
+    match event {
+        Event::ForwardRestored { address } => info!(address, "the target listens again"),
+        Event::ForwardGivenUp { address } => {
+            warn!(
+                address,
+                "the target does not listen any more: refused for two minutes"
+            );
+        }
+    }
+}
+
+/// Tells an upstream that broke the rules which one, as far as it can be told at once.
+async fn reprove_upstream<U>(upstream: &mut Connection<U>, end: &End)
+where
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    if let End::Misbehaved(error) = end {
+        upstream.disconnect(PROTOCOL_ERROR, &error.to_string());
+        poll_fn(|cx| {
+            let _told_or_not = upstream.poll_flush(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 }
 
@@ -303,7 +384,7 @@ where
             Poll::Pending => break,
         };
         has_read = true;
-        match pair.receive(side, message) {
+        match pair.receive(now(), side, message) {
             Ok(Received::Taken) => {}
             Ok(Received::Unimplemented) => connection
                 .reject_last()

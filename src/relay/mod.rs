@@ -5,8 +5,13 @@
 //! keeps the queues, clamps the window credit, and reads along in an [`Observer`]. [`Relay`] drives
 //! it over two connections.
 
+mod absence;
 mod credit;
 mod driver;
+mod end;
+mod forwards;
+mod ledger;
+mod numbering;
 mod observer;
 mod pair;
 mod queue;
@@ -16,7 +21,7 @@ mod tests;
 pub use credit::Limits;
 pub use driver::{Parting, Relay};
 pub use observer::{Observer, Traffic};
-pub use pair::{Error, Pair, Received};
+pub use pair::{Error, Event, Pair, Received};
 
 /// One of the two connections that a relay joins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

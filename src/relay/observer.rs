@@ -29,7 +29,18 @@ pub(super) struct Receiver {
 #[derive(Debug, Clone)]
 struct Opening {
     end: End,
-    is_datagram: bool,
+    kind: Kind,
+}
+
+/// What of a channel's type matters here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// A command or shell (RFC 4254 §6.1): somebody may read its standard error.
+    Session,
+    /// Each message is a packet of its own (OpenSSH PROTOCOL §2.3, `tun@openssh.com`).
+    Datagram,
+    /// Any other stream of bytes.
+    Stream,
 }
 
 /// One end of a channel.
@@ -42,15 +53,22 @@ pub(super) struct End {
     /// It has sent CLOSE. Nothing more may be said in its name, adjustments neither.
     pub(super) has_closed: bool,
     /// The longest data message it takes, in bytes of payload.
-    max_packet: u32,
+    pub(super) max_packet: u32,
 }
 
 /// A channel that both sides know.
 #[derive(Debug, Clone)]
 pub(super) struct Channel {
     pub(super) ends: BySide<End>,
-    /// Each message is a packet of its own (OpenSSH PROTOCOL §2.3, `tun@openssh.com`).
-    is_datagram: bool,
+    pub(super) kind: Kind,
+    /// The client has asked for a terminal.
+    pub(super) has_pty: bool,
+    /// How its command ended has been said.
+    pub(super) has_exit: bool,
+    /// Upstream has sent EOF.
+    pub(super) has_eof: bool,
+    /// Its user has been told that upstream is away.
+    pub(super) is_told: bool,
 }
 
 /// Largest payload that is made of several data messages.
@@ -59,11 +77,21 @@ pub(super) struct Channel {
 /// no more memory than its window.
 const MERGED_DATA_BYTES: u32 = 4096;
 
+impl Kind {
+    fn of(name: &[u8]) -> Self {
+        match name {
+            b"session" => Self::Session,
+            b"tun@openssh.com" => Self::Datagram,
+            _ => Self::Stream,
+        }
+    }
+}
+
 impl End {
-    fn new(receiver: Receiver, limit: u32) -> Self {
+    fn new(receiver: Receiver, credit: Credit) -> Self {
         Self {
             number: receiver.number,
-            credit: Credit::new(receiver.window, limit),
+            credit,
             has_closed: false,
             max_packet: receiver.max_packet,
         }
@@ -74,7 +102,7 @@ impl Channel {
     /// What a message with `length` bytes of data takes from the window: OpenSSH counts the length
     /// field of a datagram too.
     pub(super) fn window_cost(&self, length: u32) -> u32 {
-        if self.is_datagram {
+        if self.kind == Kind::Datagram {
             length.saturating_add(4)
         } else {
             length
@@ -83,7 +111,7 @@ impl Channel {
 
     /// How long a message to `side` may become when small ones are merged.
     pub(super) fn max_merged(&self, side: Side) -> usize {
-        if self.is_datagram {
+        if self.kind == Kind::Datagram {
             return 0;
         }
         self.ends[side].max_packet.min(MERGED_DATA_BYTES) as usize
@@ -128,13 +156,17 @@ impl Observer {
         receiver: Receiver,
         limits: Limits,
     ) -> u32 {
-        let end = End::new(receiver, limits.share(self.known_channels() + 1));
-        let window = end.credit.initial_window();
-        let opening = Opening {
-            end,
-            is_datagram: kind == b"tun@openssh.com",
+        let kind = Kind::of(kind);
+        let limit = limits.share(self.known_channels() + 1);
+        let credit = match (from, kind) {
+            (Side::Local, Kind::Session) => {
+                Credit::with_reserve(receiver.window, limit, limits.channel_min_bytes)
+            }
+            _ => Credit::new(receiver.window, limit),
         };
-        self.openings[from].insert(receiver.number, opening);
+        let window = credit.initial_window();
+        let end = End::new(receiver, credit);
+        self.openings[from].insert(receiver.number, Opening { end, kind });
         window
     }
 
@@ -149,7 +181,7 @@ impl Observer {
         limits: Limits,
     ) -> Option<u32> {
         let opening = self.openings[from.other()].remove(&recipient)?;
-        let end = End::new(receiver, self.limit(limits));
+        let end = End::new(receiver, Credit::new(receiver.window, self.limit(limits)));
         let window = end.credit.initial_window();
         let id = self.next_id;
         self.next_id += 1;
@@ -157,7 +189,11 @@ impl Observer {
         self.by_number[from.other()].insert(recipient, id);
         let channel = Channel {
             ends: BySide::new(from, end, opening.end),
-            is_datagram: opening.is_datagram,
+            kind: opening.kind,
+            has_pty: false,
+            has_exit: false,
+            has_eof: false,
+            is_told: false,
         };
         self.channels.insert(id, channel);
         Some(window)
@@ -172,6 +208,24 @@ impl Observer {
     pub(super) fn channel(&mut self, side: Side, number: u32) -> Option<&mut Channel> {
         let id = self.by_number[side].get(&number)?;
         self.channels.get_mut(id)
+    }
+
+    /// All channels that both sides know, in the order of their opening.
+    pub(super) fn channels(&mut self) -> impl Iterator<Item = &mut Channel> {
+        self.channels.values_mut()
+    }
+
+    /// Upstream is gone: forgets everything but the traffic. Returns the channels that both sides knew, and
+    /// the numbers of those that upstream asked for and the client has not answered.
+    pub(super) fn take_all(&mut self) -> (Vec<Channel>, Vec<u32>) {
+        self.by_number = BySide::default();
+        self.openings.local.clear();
+        let unanswered = std::mem::take(&mut self.openings.upstream);
+        let channels = std::mem::take(&mut self.channels);
+        (
+            channels.into_values().collect(),
+            unanswered.into_keys().collect(),
+        )
     }
 
     /// `from` closes the channel that the other side numbers `recipient`; returns whether that side had closed

@@ -1,16 +1,25 @@
 //! The pure core of a relay: messages go in on one side and come out on the other.
 
+mod away;
+mod globals;
+mod redial;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Instant;
+
 use bytes::Bytes;
 use thiserror::Error;
 
+use self::globals::Owed;
+use super::absence::Absence;
 use super::credit::Limits;
-use super::observer::{Observer, Receiver};
-use super::queue::Queue;
+use super::forwards::Forwards;
+use super::ledger::Ledger;
+use super::numbering::Numbering;
+use super::observer::{Channel, Kind, Observer, Receiver};
+use super::queue::{CONTROL_CAPACITY_BYTES, EXCHANGE_CAPACITY_BYTES, Queue};
 use super::{BySide, Side};
-use crate::ssh::messages::{
-    Message, channel_failure, channel_open_failure, open_failure, request_failure,
-    with_initial_window,
-};
+use crate::ssh::messages::{Message, with_initial_window};
 
 /// Why a side cannot be served any longer. Each is that side's own doing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -45,35 +54,88 @@ pub enum Received {
     Unimplemented,
 }
 
-/// Messages kept to be said again, in bytes. A client that has heard nothing has not asked for more.
-const UNHEARD_CAPACITY_BYTES: usize = 64 << 10;
+/// What somebody besides the client may like to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A listener of the client is there again.
+    ForwardRestored {
+        /// Where it listens.
+        address: String,
+    },
+    /// A listener of the client cannot be had again; its user is told.
+    ForwardGivenUp {
+        /// Where it listened.
+        address: String,
+    },
+}
 
-/// Joins a local connection and its upstream transport.
+/// Events kept for [`Pair::poll_event`]. More than that happens only where nobody polls.
+const EVENTS: usize = 1024;
+
+/// Joins a local connection to one upstream transport after another.
 ///
-/// Messages are passed on as they came, even those that make no sense, for what to say to them is the other end's
-/// affair. There are four exceptions. `hostkeys-00@openssh.com` stays here, because the host key that
+/// While there is one, messages are passed on as they came, even those that make no sense, for what to say to them is
+/// the other end's affair. There are few exceptions. `hostkeys-00@openssh.com` stays here, because the host key that
 /// the client sees is ours. `eow@openssh.com` reaches only a client that sshd would have told, by its name
-/// (OpenSSH PROTOCOL §2.1). Initial windows are clamped and adjustments held back
-/// ([`Limits`]). And with no upstream to ask, [`Pair::refuse`] answers requests with failure.
+/// (OpenSSH PROTOCOL §2.1). Initial windows are clamped and adjustments held back ([`Limits`]).
+///
+/// An upstream that is lost takes its channels with it, and nothing else ([`Pair::lose_upstream`]): what the client has
+/// asked and nobody has answered, and the listeners it has at the target, are asked for again at the next one
+/// ([`Pair::gain_upstream`]). In between, and while the way to upstream is interrupted ([`Pair::set_absence`]),
+/// keepalives are answered here. With no upstream in sight, [`Pair::refuse`] answers everything, with failure.
 #[derive(Debug)]
 pub struct Pair {
     limits: Limits,
     local_is_openssh: bool,
     queues: BySide<Queue>,
     observer: Observer,
-    /// What was passed on to an upstream that has not reacted yet; none once it has, or when there is too much.
-    unheard: Option<Vec<Bytes>>,
+    ledger: Ledger,
+    forwards: Forwards,
+    numbering: Numbering,
+    /// The upstream of the time; none before the first, and between two.
+    joined: Option<Joined>,
+    absence: Option<Absence>,
+    /// Channels of an upstream that is gone, until the client closes them: the client's numbers by those that it uses.
+    zombies: BTreeMap<u32, u32>,
+    /// Channels that an upstream now gone has asked for and the client has not answered yet.
+    orphans: BTreeSet<u32>,
+    /// Requests of the joined upstream that the client owes a reply to.
+    questions: u64,
+    /// Requests of earlier ones that it does.
+    stale_questions: u64,
+    /// What the client's user is to be told on the next channel that has a standard error.
+    notices: VecDeque<String>,
+    events: VecDeque<Event>,
+}
+
+/// What is known of one upstream transport.
+#[derive(Debug, Default)]
+struct Joined {
+    /// What its next replies to global requests are for.
+    owed: VecDeque<Owed>,
+    /// It has been told something.
+    is_told: bool,
 }
 
 impl Pair {
-    /// A pair through which nothing has passed yet, for a client that calls itself OpenSSH or does not.
-    pub fn new(limits: Limits, local_is_openssh: bool) -> Self {
+    /// A pair that waits for its first upstream since `now`, for a client that calls itself OpenSSH or does not.
+    pub fn new(limits: Limits, local_is_openssh: bool, now: Instant) -> Self {
         Self {
             limits,
             local_is_openssh,
             queues: BySide::default(),
             observer: Observer::default(),
-            unheard: Some(Vec::new()),
+            ledger: Ledger::default(),
+            forwards: Forwards::default(),
+            numbering: Numbering::default(),
+            joined: None,
+            absence: Some(Absence::new(now)),
+            zombies: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+            questions: 0,
+            stale_questions: 0,
+            notices: VecDeque::new(),
+            events: VecDeque::new(),
         }
     }
 
@@ -84,7 +146,9 @@ impl Pair {
 
     /// Whether messages of `from` have room. When not, its connection is to be left unread for a while.
     pub fn may_receive(&self, from: Side) -> bool {
+        let is_waiting = self.joined.is_none();
         !self.queues[from.other()].is_full()
+            && !(is_waiting && self.ledger.kept_bytes() >= CONTROL_CAPACITY_BYTES)
     }
 
     /// Whether nothing waits for `to`.
@@ -92,55 +156,94 @@ impl Pair {
         self.queues[to].is_empty()
     }
 
-    /// Whether upstream has not been told anything: it can serve another client as if it were new.
+    /// Whether the joined upstream has not been told anything: it can serve another client as if it were new.
     pub fn is_untouched(&self) -> bool {
-        self.unheard.as_ref().is_some_and(Vec::is_empty) && self.is_drained(Side::Upstream)
-    }
-
-    /// Takes back what upstream was told, to say it to another one; false when it may have heard it.
-    ///
-    /// For a transport that had died unnoticed while it was spare.
-    pub fn take_back(&mut self) -> bool {
-        let Some(messages) = &mut self.unheard else {
-            return false;
-        };
-        self.queues.upstream.push_front(std::mem::take(messages));
-        true
+        self.joined.as_ref().is_some_and(|joined| !joined.is_told)
+            && self.is_drained(Side::Upstream)
     }
 
     /// Takes `message`, numbered 80 or above, from `from`.
     ///
     /// # Errors
     /// See [`enum@Error`]; `from` is to be disconnected.
-    pub fn receive(&mut self, from: Side, message: Bytes) -> Result<Received, Error> {
-        let parsed = Message::parse(&message);
-        let to = from.other();
-        if self.queues[to].is_flooded() {
+    pub fn receive(&mut self, now: Instant, from: Side, message: Bytes) -> Result<Received, Error> {
+        if self.is_flooded_by(from) {
             return Err(Error::Flood);
         }
-        if from == Side::Upstream && !matches!(parsed, Message::GlobalRequest { .. }) {
-            self.unheard = None;
+        match from {
+            Side::Local if self.is_for_the_dead(&message) => Ok(Received::Taken),
+            Side::Local if self.joined.is_none() => Ok(self.hold(now, message)),
+            Side::Local => self.pass(now, from, message),
+            Side::Upstream => {
+                let message = self.numbering.to_local(message);
+                self.pass(now, from, message)
+            }
         }
+    }
+
+    /// The next message for `to`. Its connection has taken it once this returns: credit for it is released.
+    pub fn next_message(&mut self, to: Side) -> Option<Bytes> {
+        let popped = self.queues[to].pop()?;
+        if let Some(recipient) = popped.data_of
+            && let Message::Data { length, .. } = Message::parse(&popped.message)
+        {
+            self.observer.on_forwarded(to, length);
+            let limit = self.observer.limit(self.limits);
+            if let Some(channel) = self.observer.channel(to, recipient) {
+                let cost = channel.window_cost(length);
+                let end = &mut channel.ends[to];
+                let adjustment = end.credit.forward(cost, limit);
+                if !end.has_closed {
+                    let sender = channel.ends[to.other()].number;
+                    self.queues[to.other()].adjust(sender, adjustment);
+                }
+            }
+        }
+        if to == Side::Local {
+            return Some(popped.message);
+        }
+        if let Some(joined) = &mut self.joined {
+            joined.is_told = true;
+        }
+        Some(self.numbering.to_upstream(popped.message))
+    }
+
+    /// What has happened that is of interest to others.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    fn report(&mut self, event: Event) {
+        if self.events.len() < EVENTS {
+            self.events.push_back(event);
+        }
+    }
+
+    fn is_flooded_by(&self, from: Side) -> bool {
+        let is_waiting = self.joined.is_none();
+        self.queues[from.other()].is_flooded()
+            || (is_waiting && self.ledger.kept_bytes() >= EXCHANGE_CAPACITY_BYTES)
+    }
+
+    /// Passes `message` on between the client and the joined upstream.
+    fn pass(&mut self, now: Instant, from: Side, message: Bytes) -> Result<Received, Error> {
+        let parsed = Message::parse(&message);
+        let to = from.other();
         match parsed {
-            Message::GlobalRequest { name, .. } => {
-                let is_ours = from == Side::Upstream && name == b"hostkeys-00@openssh.com";
-                if !is_ours {
+            Message::GlobalRequest { .. } if from == Side::Local => self.ask(now, message),
+            Message::GlobalRequest { name, want_reply } => {
+                if name != b"hostkeys-00@openssh.com" {
+                    self.questions += u64::from(want_reply);
                     self.queues[to].push_control(message);
                 }
             }
-            Message::Open {
-                kind,
-                sender: number,
-                window,
-                max_packet,
-            } => {
-                let receiver = Receiver {
-                    number,
-                    window,
-                    max_packet,
-                };
-                let window = self.observer.on_open(from, kind, receiver, self.limits);
-                self.queues[to].push_control(with_initial_window(message, window));
+            Message::GlobalReply => self.on_global_reply(now, from, message),
+            Message::Open { sender, .. } => {
+                if from == Side::Local {
+                    let kept = self.ledger.has_room(message.len());
+                    self.ledger.open(sender, kept.then(|| message.clone()));
+                }
+                self.pass_open(from, message);
             }
             Message::OpenConfirmation {
                 recipient,
@@ -160,10 +263,17 @@ impl Pair {
                     Some(window) => with_initial_window(message, window),
                     None => message,
                 };
+                if from == Side::Upstream {
+                    self.ledger.on_opened(recipient);
+                    self.zombies.remove(&number);
+                }
                 self.queues[to].push_control(message);
             }
             Message::OpenFailure { recipient } => {
                 self.observer.on_open_failure(from, recipient);
+                if from == Side::Upstream {
+                    self.ledger.on_opened(recipient);
+                }
                 self.queues[to].push_control(message);
             }
             Message::WindowAdjust { recipient, bytes } => {
@@ -188,6 +298,9 @@ impl Pair {
                         let overrun = channel.ends[to].credit.receive(cost, limit);
                         overrun.map_err(|_| Error::WindowOverrun { recipient })?;
                         self.queues[to].push_data(recipient, message, channel.max_merged(to));
+                        if from == Side::Local {
+                            self.on_typed(now, recipient);
+                        }
                     }
                     None => self.queues[to].push_control(message),
                 }
@@ -205,14 +318,26 @@ impl Pair {
             } => {
                 let is_foreign =
                     from == Side::Upstream && name == b"eow@openssh.com" && !self.local_is_openssh;
-                if !is_foreign {
-                    self.queues[to].push(recipient, message);
+                if is_foreign {
+                    return Ok(Received::Taken);
+                }
+                let is_start = name == b"exec" || name == b"shell";
+                if let Some(channel) = self.observer.channel(to, recipient) {
+                    note_request(channel, from, name);
+                }
+                self.queues[to].push(recipient, message);
+                if from == Side::Local && is_start {
+                    self.tell_notices();
                 }
             }
-            Message::Eof { recipient } | Message::Reply { recipient } => {
+            Message::Eof { recipient } => {
+                if let Some(channel) = self.observer.channel(to, recipient) {
+                    channel.has_eof |= from == Side::Upstream;
+                }
                 self.queues[to].push(recipient, message);
             }
-            Message::GlobalReply | Message::Malformed => self.queues[to].push_control(message),
+            Message::Reply { recipient } => self.queues[to].push(recipient, message),
+            Message::Malformed => self.queues[to].push_control(message),
             Message::Unknown if message[0] >= LOCAL_EXTENSIONS => {
                 self.queues[to].push_control(message);
             }
@@ -221,79 +346,35 @@ impl Pair {
         Ok(Received::Taken)
     }
 
-    /// The next message for `to`. Its connection has taken it once this returns: credit for it is released.
-    pub fn next_message(&mut self, to: Side) -> Option<Bytes> {
-        let popped = self.queues[to].pop()?;
-        if let Some(recipient) = popped.data_of
-            && let Message::Data { length, .. } = Message::parse(&popped.message)
-        {
-            self.observer.on_forwarded(to, length);
-            let limit = self.observer.limit(self.limits);
-            if let Some(channel) = self.observer.channel(to, recipient) {
-                let cost = channel.window_cost(length);
-                let end = &mut channel.ends[to];
-                let adjustment = end.credit.forward(cost, limit);
-                if !end.has_closed {
-                    let sender = channel.ends[to.other()].number;
-                    self.queues[to.other()].adjust(sender, adjustment);
-                }
-            }
-        }
-        if to == Side::Upstream {
-            self.remember(&popped.message);
-        }
-        Some(popped.message)
-    }
-
-    /// There is no upstream: answers what waits for it with failure.
-    ///
-    /// `reason` is the text of the channel open failures, for the person at the client.
-    pub fn refuse(&mut self, reason: &str) {
-        while let Some(popped) = self.queues.upstream.pop() {
-            let parsed = Message::parse(&popped.message);
-            if let Message::Open { sender, .. } = parsed {
-                self.observer.on_open_failure(Side::Upstream, sender);
-            }
-            if let Some(answer) = refusal_of(parsed, reason) {
-                self.queues.local.push_control(answer);
-            }
-        }
-    }
-
-    /// Keeps what upstream is told until it reacts. Only requests that stand for themselves can be said again.
-    fn remember(&mut self, message: &Bytes) {
-        let Some(unheard) = &mut self.unheard else {
+    /// Passes a `CHANNEL_OPEN` on, its window clamped.
+    fn pass_open(&mut self, from: Side, message: Bytes) {
+        let Message::Open {
+            kind,
+            sender: number,
+            window,
+            max_packet,
+        } = Message::parse(&message)
+        else {
             return;
         };
-        let stands_for_itself = matches!(
-            Message::parse(message),
-            Message::Open { .. } | Message::GlobalRequest { .. }
-        );
-        let bytes: usize = unheard.iter().map(Bytes::len).sum();
-        if stands_for_itself && bytes + message.len() <= UNHEARD_CAPACITY_BYTES {
-            unheard.push(message.clone());
-        } else {
-            self.unheard = None;
+        let receiver = Receiver {
+            number,
+            window,
+            max_packet,
+        };
+        if from == Side::Upstream {
+            self.zombies.remove(&number);
         }
+        let window = self.observer.on_open(from, kind, receiver, self.limits);
+        self.queues[from.other()].push_control(with_initial_window(message, window));
     }
 }
 
-/// The answer that says no to `message`, if it wants one.
-fn refusal_of(message: Message<'_>, reason: &str) -> Option<Bytes> {
-    match message {
-        Message::GlobalRequest {
-            want_reply: true, ..
-        } => Some(request_failure()),
-        Message::Open { sender, .. } => Some(channel_open_failure(
-            sender,
-            open_failure::CONNECT_FAILED,
-            reason,
-        )),
-        Message::Request {
-            recipient,
-            want_reply: true,
-            ..
-        } => Some(channel_failure(recipient)),
-        _ => None,
+/// Takes note of what `from` asks of `channel`, or tells of it.
+fn note_request(channel: &mut Channel, from: Side, name: &[u8]) {
+    match (from, name) {
+        (Side::Local, b"pty-req") => channel.has_pty |= channel.kind == Kind::Session,
+        (Side::Upstream, b"exit-status" | b"exit-signal") => channel.has_exit = true,
+        _ => {}
     }
 }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use crate::ssh::messages::{merge_data, window_adjust};
+use crate::ssh::wire::msg;
 
 /// Bytes that a channel may send before the next one has its turn: half a full packet's worth, so
 /// that a bulk channel costs its neighbours one packet of waiting and no more.
@@ -17,7 +18,7 @@ pub(super) const CONTROL_CAPACITY_BYTES: usize = 1 << 20;
 
 /// How much more is taken while a key exchange keeps its sender from being made to wait. An honest one sends what
 /// is under way and little else then.
-const EXCHANGE_CAPACITY_BYTES: usize = 16 * CONTROL_CAPACITY_BYTES;
+pub(super) const EXCHANGE_CAPACITY_BYTES: usize = 16 * CONTROL_CAPACITY_BYTES;
 
 /// What a data message costs beyond the bytes that its window counts: one that could not be merged
 /// with the one before takes that much of the capacity for messages without a window.
@@ -73,14 +74,6 @@ impl Queue {
         self.control.push_back(Control::Message(message));
     }
 
-    /// Puts `messages` before everything else, in their order.
-    pub(super) fn push_front(&mut self, messages: Vec<Bytes>) {
-        for message in messages.into_iter().rev() {
-            self.control_bytes += message.len();
-            self.control.push_front(Control::Message(message));
-        }
-    }
-
     /// Adds a message for the channel `recipient`: behind its data when there is some.
     pub(super) fn push(&mut self, recipient: u32, message: Bytes) {
         match self.channels.get_mut(&recipient) {
@@ -131,16 +124,20 @@ impl Queue {
         }
     }
 
-    /// Drops what waits for a channel that this side has closed itself.
-    pub(super) fn discard(&mut self, recipient: u32) {
+    /// Drops what waits for a channel that this side has closed itself; returns whether a CLOSE was among it.
+    pub(super) fn discard(&mut self, recipient: u32) -> bool {
         let Some(channel) = self.channels.remove(&recipient) else {
-            return;
+            return false;
         };
         for (message, is_data) in &channel.messages {
             self.control_bytes -= cost(message, *is_data);
         }
         self.fresh.retain(|number| *number != recipient);
         self.waiting.retain(|number| *number != recipient);
+        channel
+            .messages
+            .iter()
+            .any(|(message, _)| message.first() == Some(&msg::CHANNEL_CLOSE))
     }
 
     /// Whether so much without a window waits that its sender should be made to wait.
@@ -216,7 +213,7 @@ fn cost(message: &Bytes, is_data: bool) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ssh::wire::{WriteExt, msg};
+    use crate::ssh::wire::WriteExt;
 
     fn data(recipient: u32, length: usize) -> Bytes {
         let mut message = Vec::new();
@@ -301,8 +298,9 @@ mod tests {
         }
         queue.pop();
         queue.pop();
-        queue.discard(1);
-        queue.discard(3);
+        queue.push(1, Bytes::from_static(&[msg::CHANNEL_CLOSE, 0, 0, 0, 1]));
+        assert!(queue.discard(1));
+        assert!(!queue.discard(3));
         let left: Vec<_> =
             std::iter::from_fn(|| queue.pop().map(|popped| popped.data_of)).collect();
         assert_eq!(left, [Some(2), Some(2)]);

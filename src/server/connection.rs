@@ -6,14 +6,16 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::access::Access;
+use super::redial::Redial;
 use super::{Arrival, Shared};
 use crate::relay::{Parting, Relay};
 use crate::ssh::{self, Connection};
-use crate::upstream::{self, Transport};
+use crate::upstream::{self, State, Transport, Upstream};
 
 /// Logs the client in, joins it to an upstream transport, and gives that one back if the client never used it.
 ///
@@ -115,37 +117,78 @@ async fn serve_relay(
     }
 }
 
-/// Joins the client to a transport. As long as there is none, each of its requests is held for a while
-/// and then refused, and the next one is another try. A transport that turns out to have died before
-/// its first use is replaced, once.
+/// Joins the client to one transport after another, until the client leaves or sshd says goodbye to it.
+///
+/// While there is none, each of its requests is held for a while and then refused, and the next one is another
+/// try. A client that has listeners at the target gets another transport without asking; others do when they
+/// want something of it, so that idle ones cost the target no logins.
 async fn serve_until_gone(
     shared: &Shared,
     relay: &mut Relay<TcpStream>,
     lease: impl Future<Output = Result<Transport, upstream::Error>>,
 ) {
+    let upstream = &shared.upstream;
+    let mut redial = Redial::new();
     let mut held = relay.hold(lease).await;
-    let mut may_be_stale = true;
     loop {
         held = match held {
             None => return,
             Some(Ok(mut transport)) => {
-                match relay.join(&mut transport.connection, may_be_stale).await {
-                    Parting::Untouched => return shared.upstream.give_back(transport),
+                redial.on_joined(now());
+                let parting = relay
+                    .join(&mut transport.connection, upstream.absence())
+                    .await;
+                match parting {
+                    Parting::Untouched => return upstream.give_back(transport),
                     Parting::Over => return,
-                    Parting::Unheard => {
-                        info!("the transport was dead, logging in again");
-                        may_be_stale = false;
-                        relay.hold(shared.upstream.lease_new()).await
-                    }
+                    Parting::Lost => {}
                 }
+                drop(transport);
+                let not_before = Instant::now() + redial.on_lost(now());
+                if !relay.has_forwards() && !relay.idle().await {
+                    return;
+                }
+                if relay.hold(sleep_until(not_before)).await.is_none() {
+                    return;
+                }
+                // A spare one may have died of the same.
+                relay.hold(upstream.lease_new()).await
             }
             Some(Err(error)) => {
                 info!(%error, "no upstream for this client");
-                if !relay.refuse(&error.for_client()).await {
+                relay.refuse(&error.for_client());
+                let stays = if relay.has_forwards() {
+                    tokio::select! {
+                        stays = relay.idle() => stays,
+                        () = sleep(redial.on_lost(now())) => true,
+                        () = comes_up(upstream) => true,
+                    }
+                } else {
+                    relay.idle().await
+                };
+                if !stays {
                     return;
                 }
-                relay.hold(shared.upstream.lease()).await
+                relay.hold(upstream.lease()).await
             }
         };
     }
+}
+
+/// Waits until the tunnel, which may be up already, comes up again.
+async fn comes_up(upstream: &Upstream) {
+    let mut state = upstream.state();
+    state.mark_unchanged();
+    while state.changed().await.is_ok() {
+        if matches!(*state.borrow_and_update(), State::Up(_)) {
+            return;
+        }
+    }
+    // It is stopped, and so is this client soon.
+    std::future::pending().await
+}
+
+/// Now, on the clock of the runtime.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
 }

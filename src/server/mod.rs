@@ -5,6 +5,7 @@ pub mod authorized_keys;
 mod connection;
 mod half_open;
 pub mod host_key;
+mod redial;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

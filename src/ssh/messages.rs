@@ -75,6 +75,25 @@ pub enum Message<'a> {
 }
 
 impl<'a> Message<'a> {
+    /// The number that its receiver gave the channel it is for; none when it is for no channel that exists.
+    pub fn recipient(&self) -> Option<u32> {
+        match *self {
+            Self::OpenConfirmation { recipient, .. }
+            | Self::OpenFailure { recipient }
+            | Self::WindowAdjust { recipient, .. }
+            | Self::Data { recipient, .. }
+            | Self::Eof { recipient }
+            | Self::Close { recipient }
+            | Self::Request { recipient, .. }
+            | Self::Reply { recipient } => Some(recipient),
+            Self::GlobalRequest { .. }
+            | Self::GlobalReply
+            | Self::Open { .. }
+            | Self::Unknown
+            | Self::Malformed => None,
+        }
+    }
+
     /// Reads the fields of `message` that are listed above. What may follow them is not looked at; after data
     /// and adjustments nothing may.
     pub fn parse(message: &'a [u8]) -> Self {
@@ -155,6 +174,37 @@ pub fn with_initial_window(message: Bytes, window: u32) -> Bytes {
     patched.freeze()
 }
 
+/// The same message for another channel: every message from `CHANNEL_OPEN_CONFIRMATION` to `CHANNEL_FAILURE` begins
+/// with the number of its recipient.
+///
+/// Any other message, and one that ends before that number does, comes back unchanged.
+pub fn with_recipient(message: Bytes, recipient: u32) -> Bytes {
+    const FIELD: std::ops::Range<usize> = 1..5;
+    let is_for_channel = message.first().is_some_and(|number| {
+        (msg::CHANNEL_OPEN_CONFIRMATION..=msg::CHANNEL_FAILURE).contains(number)
+    });
+    if !is_for_channel || message.len() < FIELD.end {
+        return message;
+    }
+    let mut patched = BytesMut::from(message);
+    patched[FIELD].copy_from_slice(&recipient.to_be_bytes());
+    patched.freeze()
+}
+
+/// The same `CHANNEL_OPEN` or `CHANNEL_OPEN_CONFIRMATION` from a sender that numbers the channel `sender`.
+///
+/// Any other message comes back unchanged.
+pub fn with_sender(message: Bytes, sender: u32) -> Bytes {
+    let offset = match Message::parse(&message) {
+        Message::Open { kind, .. } => 1 + 4 + kind.len(),
+        Message::OpenConfirmation { .. } => 1 + 4,
+        _ => return message,
+    };
+    let mut patched = BytesMut::from(message);
+    patched[offset..offset + 4].copy_from_slice(&sender.to_be_bytes());
+    patched.freeze()
+}
+
 /// Appends the payload of the data message `next` to the one of `tail`.
 ///
 /// Returns false, and changes nothing, when they are not data of the same kind for the same channel,
@@ -219,6 +269,81 @@ pub fn channel_failure(recipient: u32) -> Bytes {
     message.into()
 }
 
+/// `CHANNEL_EXTENDED_DATA` of standard error (RFC 4254 §5.2); all of `text` counts against the window.
+pub fn stderr(recipient: u32, text: &str) -> Bytes {
+    /// `SSH_EXTENDED_DATA_STDERR`.
+    const STDERR: u32 = 1;
+    let mut message = Vec::with_capacity(13 + text.len());
+    message
+        .put_byte(msg::CHANNEL_EXTENDED_DATA)
+        .put_uint32(recipient)
+        .put_uint32(STDERR)
+        .put_string(text);
+    message.into()
+}
+
+/// `CHANNEL_EOF` (RFC 4254 §5.3).
+pub fn channel_eof(recipient: u32) -> Bytes {
+    let mut message = Vec::with_capacity(5);
+    message.put_byte(msg::CHANNEL_EOF).put_uint32(recipient);
+    message.into()
+}
+
+/// `CHANNEL_CLOSE` (RFC 4254 §5.3).
+pub fn channel_close(recipient: u32) -> Bytes {
+    let mut message = Vec::with_capacity(5);
+    message.put_byte(msg::CHANNEL_CLOSE).put_uint32(recipient);
+    message.into()
+}
+
+/// The channel request `exit-signal` (RFC 4254 §6.10): the command died of `signal`, a name without `SIG`,
+/// and left no core; `text` says more.
+pub fn exit_signal(recipient: u32, signal: &str, text: &str) -> Bytes {
+    let mut message = Vec::with_capacity(40 + text.len());
+    message
+        .put_byte(msg::CHANNEL_REQUEST)
+        .put_uint32(recipient)
+        .put_string("exit-signal")
+        .put_bool(false)
+        .put_string(signal)
+        .put_bool(false)
+        .put_string(text)
+        .put_string("");
+    message.into()
+}
+
+/// A global request that wants a reply; `fields` are those of its own (RFC 4254 §4).
+pub fn global_request(name: &str, fields: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+    let mut message = Vec::with_capacity(10 + name.len());
+    message
+        .put_byte(msg::GLOBAL_REQUEST)
+        .put_string(name)
+        .put_bool(true);
+    fields(&mut message);
+    message.into()
+}
+
+/// `SSH_MSG_DEBUG` that the receiver should show (RFC 4253 §11.3).
+pub fn debug(text: &str) -> Bytes {
+    let mut message = Vec::with_capacity(10 + text.len());
+    message
+        .put_byte(msg::DEBUG)
+        .put_bool(true)
+        .put_string(text)
+        .put_string("");
+    message.into()
+}
+
+/// `SSH_MSG_IGNORE` of nothing (RFC 4253 §11.2): no more than a sign of life.
+pub fn ignore() -> Bytes {
+    Bytes::from_static(&[msg::IGNORE, 0, 0, 0, 0])
+}
+
+/// `REQUEST_SUCCESS` with nothing more to say.
+pub fn request_success() -> Bytes {
+    Bytes::from_static(&[msg::REQUEST_SUCCESS])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -245,6 +370,49 @@ mod tests {
         assert_eq!(with_initial_window(open.into(), 4096), expected);
         let untouched = data(1, b"abc");
         assert_eq!(with_initial_window(untouched.clone(), 1), untouched);
+    }
+
+    #[test]
+    fn channel_numbers_are_replaced_and_nothing_else() {
+        let renumbered = with_recipient(data(1, b"abc"), 0x0102_0304);
+        assert_eq!(renumbered, data(0x0102_0304, b"abc"));
+        for short in [&[msg::CHANNEL_EOF, 0, 0, 0][..], &[msg::CHANNEL_OPEN; 9]] {
+            assert_eq!(with_recipient(Bytes::copy_from_slice(short), 7), short);
+        }
+        for (number, offset) in [(msg::CHANNEL_OPEN, 12), (msg::CHANNEL_OPEN_CONFIRMATION, 5)] {
+            let mut message = vec![number];
+            if number == msg::CHANNEL_OPEN {
+                message.put_string("session");
+            } else {
+                message.put_uint32(9);
+            }
+            message.put_uint32(1).put_uint32(2).put_uint32(3);
+            let mut expected = message.clone();
+            expected[offset..offset + 4].copy_from_slice(&[1, 2, 3, 4]);
+            assert_eq!(with_sender(message.into(), 0x0102_0304), expected);
+        }
+        assert_eq!(with_sender(data(1, b"abc"), 5), data(1, b"abc"));
+    }
+
+    #[test]
+    fn messages_of_our_own_are_those_of_the_rfcs() {
+        let cases: [(Bytes, &[u8]); 6] = [
+            (stderr(3, "hi"), b"_\0\0\0\x03\0\0\0\x01\0\0\0\x02hi"),
+            (channel_eof(3), b"`\0\0\0\x03"),
+            (channel_close(3), b"a\0\0\0\x03"),
+            (
+                exit_signal(3, "HUP", "why"),
+                b"b\0\0\0\x03\0\0\0\x0bexit-signal\0\0\0\0\x03HUP\0\0\0\0\x03why\0\0\0\0",
+            ),
+            (
+                global_request("a@b", |fields| fields.push(9)),
+                b"P\0\0\0\x03a@b\x01\x09",
+            ),
+            (debug("hi"), b"\x04\x01\0\0\0\x02hi\0\0\0\0"),
+        ];
+        for (message, bytes) in cases {
+            assert_eq!(message, bytes);
+        }
     }
 
     #[test]

@@ -69,11 +69,18 @@ impl StartRequest {
 /// exit without a network, and is to be terminated later. Called by the session's task, which waits:
 /// a small file is fine, a network is not.
 pub trait Journal: fmt::Debug + Send + Sync {
+    /// The Reason that StartSession is given, unless its caller has one. What nobody else could have given marks
+    /// the sessions whose answer was lost together with this process.
+    fn reason(&self) -> Option<String>;
+
     /// StartSession has just answered with `session_id`; nothing else has happened with it yet.
     fn started(&self, session_id: &str);
 
     /// The service has confirmed that the SSM session is over.
     fn ended(&self, session_id: &str);
+
+    /// The SSM session is given up, and the service has not confirmed its end: it is left to whoever reads the journal.
+    fn abandoned(&self, session_id: &str);
 }
 
 /// How an SSM session is to behave. The defaults suit the real service.

@@ -17,6 +17,7 @@ pub(crate) mod flow;
 pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod pty;
+pub(crate) mod raw;
 pub(crate) mod sshd;
 pub(crate) mod world;
 

@@ -46,6 +46,9 @@ impl Driver {
             self.confirm_end();
         } else {
             tracing::warn!("the ssm session may go on until it idles out: no confirmation in time");
+            if let Some(journal) = &self.dialer.options.journal {
+                journal.abandoned(&self.dialer.ticket.session_id);
+            }
         }
         self.reports
             .status

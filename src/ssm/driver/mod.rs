@@ -95,6 +95,11 @@ pub(super) async fn establish(
     mut stream: DriverEnd,
     mut reports: Reports,
 ) -> Result<(Driver, Connection), Error> {
+    let mark = options
+        .journal
+        .as_ref()
+        .and_then(|journal| journal.reason());
+    let reason = request.reason.as_deref().or(mark.as_deref());
     let mut attempt = 1;
     loop {
         // Never cancelled half-way: a session whose id we do not learn could not be terminated.
@@ -103,7 +108,7 @@ pub(super) async fn establish(
                 &request.target,
                 request.document.as_deref(),
                 &request.parameters,
-                request.reason.as_deref(),
+                reason,
             )
             .await?;
         tracing::debug!(

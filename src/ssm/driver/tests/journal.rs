@@ -2,17 +2,25 @@
 
 use super::*;
 
-/// Notes what it is told: `+id` and `-id`.
+/// Notes what it is told: `+id`, `-id`, and `?id` for a session that was given up.
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<String>>);
 
 impl crate::ssm::Journal for Notes {
+    fn reason(&self) -> Option<String> {
+        None
+    }
+
     fn started(&self, session_id: &str) {
         self.0.lock().unwrap().push(format!("+{session_id}"));
     }
 
     fn ended(&self, session_id: &str) {
         self.0.lock().unwrap().push(format!("-{session_id}"));
+    }
+
+    fn abandoned(&self, session_id: &str) {
+        self.0.lock().unwrap().push(format!("?{session_id}"));
     }
 }
 
@@ -53,7 +61,7 @@ async fn a_session_whose_end_nobody_confirmed_stays_in_the_journal() {
         .await
         .unwrap();
     within(session.terminate()).await;
-    assert_eq!(*notes.0.lock().unwrap(), ["+user-1"]);
+    assert_eq!(*notes.0.lock().unwrap(), ["+user-1", "?user-1"]);
 }
 
 #[tokio::test]

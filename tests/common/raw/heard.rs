@@ -128,7 +128,7 @@ impl Heard {
     }
 
     /// Our number of the channel that the message is for.
-    pub(super) fn channel(&self) -> Option<u32> {
+    pub(crate) fn channel(&self) -> Option<u32> {
         match self {
             Self::Confirmed { recipient, .. }
             | Self::OpenFailed { recipient, .. }
@@ -145,13 +145,13 @@ impl Heard {
     }
 
     /// Whether it comes when a command ends or closes its input: when sshd hears of that is chance.
-    pub(super) fn is_end_of_command(&self) -> bool {
+    pub(crate) fn is_end_of_command(&self) -> bool {
         matches!(self, Self::Request { name, .. }
             if name.starts_with("exit-") || name == "eow@openssh.com")
     }
 
     /// Takes in the data that follows on the same stream; false when it is something else.
-    pub(super) fn absorb(&mut self, next: &Self) -> bool {
+    pub(crate) fn absorb(&mut self, next: &Self) -> bool {
         match (self, next) {
             (
                 Self::Data { recipient, bytes },

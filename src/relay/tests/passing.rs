@@ -1,87 +1,14 @@
-//! The pair between two scripted sides.
+//! What passes through, as it is and as it is not.
 
 use bytes::Bytes;
 
-use super::credit::Limits;
-use super::{Error, Pair, Received, Side};
+use super::{
+    LIMITS, Scripted, build, close, confirmation, data, drain, eof, global, open, request,
+    with_channel,
+};
+use crate::relay::{Error, Received, Side};
 use crate::ssh::messages::{self, Message};
 use crate::ssh::wire::{WriteExt, msg};
-
-const LIMITS: Limits = Limits {
-    connection_bytes: 64 << 10,
-    channel_min_bytes: 8 << 10,
-    channel_max_bytes: 32 << 10,
-};
-
-fn build(number: u8, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
-    let mut message = vec![number];
-    fill(&mut message);
-    message.into()
-}
-
-fn open(kind: &str, sender: u32, window: u32) -> Bytes {
-    build(msg::CHANNEL_OPEN, |m| {
-        m.put_string(kind)
-            .put_uint32(sender)
-            .put_uint32(window)
-            .put_uint32(32768);
-    })
-}
-
-fn confirmation(recipient: u32, sender: u32, window: u32) -> Bytes {
-    build(msg::CHANNEL_OPEN_CONFIRMATION, |m| {
-        m.put_uint32(recipient)
-            .put_uint32(sender)
-            .put_uint32(window)
-            .put_uint32(32768);
-    })
-}
-
-fn data(recipient: u32, payload: &[u8]) -> Bytes {
-    build(msg::CHANNEL_DATA, |m| {
-        m.put_uint32(recipient).put_string(payload);
-    })
-}
-
-fn global(name: &str, want_reply: bool) -> Bytes {
-    build(msg::GLOBAL_REQUEST, |m| {
-        m.put_string(name).put_bool(want_reply);
-    })
-}
-
-fn request(recipient: u32, name: &str) -> Bytes {
-    build(msg::CHANNEL_REQUEST, |m| {
-        m.put_uint32(recipient).put_string(name).put_bool(true);
-    })
-}
-
-fn eof(recipient: u32) -> Bytes {
-    build(msg::CHANNEL_EOF, |m| {
-        m.put_uint32(recipient);
-    })
-}
-
-fn close(recipient: u32) -> Bytes {
-    build(msg::CHANNEL_CLOSE, |m| {
-        m.put_uint32(recipient);
-    })
-}
-
-fn drain(pair: &mut Pair, to: Side) -> Vec<Bytes> {
-    std::iter::from_fn(|| pair.next_message(to)).collect()
-}
-
-/// A pair with one session channel, 10 at the client and 20 at the server.
-fn with_channel(client_window: u32, server_window: u32) -> Pair {
-    let mut pair = Pair::new(LIMITS, true);
-    pair.receive(Side::Local, open("session", 10, client_window))
-        .unwrap();
-    drain(&mut pair, Side::Upstream);
-    pair.receive(Side::Upstream, confirmation(10, 20, server_window))
-        .unwrap();
-    drain(&mut pair, Side::Local);
-    pair
-}
 
 #[test]
 fn messages_pass_as_they_are() {
@@ -107,7 +34,7 @@ fn messages_pass_as_they_are() {
 
 #[test]
 fn initial_windows_are_clamped_and_adjusted_as_the_queue_drains() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     pair.receive(Side::Local, open("session", 10, 2 << 20))
         .unwrap();
     assert_eq!(
@@ -186,7 +113,7 @@ fn data_with_something_behind_it_is_not_taken_for_data() {
 
 #[test]
 fn small_data_is_merged_up_to_what_the_receiver_takes() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     let small = build(msg::CHANNEL_OPEN, |m| {
         m.put_string("session")
             .put_uint32(10)
@@ -209,7 +136,7 @@ fn small_data_is_merged_up_to_what_the_receiver_takes() {
 #[test]
 fn only_openssh_hears_of_its_extension() {
     for (is_openssh, heard) in [(true, 1), (false, 0)] {
-        let mut pair = Pair::new(LIMITS, is_openssh);
+        let mut pair = Scripted::joined(is_openssh);
         pair.receive(Side::Local, open("session", 10, 1000))
             .unwrap();
         pair.receive(Side::Upstream, confirmation(10, 20, 1000))
@@ -223,7 +150,7 @@ fn only_openssh_hears_of_its_extension() {
 
 #[test]
 fn many_channels_share_the_budget() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     for number in 0..100 {
         pair.receive(Side::Local, open("direct-tcpip", number, 2 << 20))
             .unwrap();
@@ -235,61 +162,18 @@ fn many_channels_share_the_budget() {
             other => panic!("{other:?}"),
         })
         .sum();
-    assert!(shown <= 100 * (8 << 10) + (64 << 10) * 4, "{shown}");
+    assert!(
+        shown <= 100 * (8 << 10) + u64::from(LIMITS.connection_bytes) * 4,
+        "{shown}"
+    );
 }
 
 #[test]
 fn our_host_keys_are_not_those_of_upstream() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     let announcement = global("hostkeys-00@openssh.com", false);
     pair.receive(Side::Upstream, announcement).unwrap();
     assert!(drain(&mut pair, Side::Local).is_empty());
-}
-
-#[test]
-fn a_transport_is_untouched_until_something_is_asked_of_it() {
-    let mut pair = Pair::new(LIMITS, true);
-    assert!(pair.is_untouched());
-    pair.receive(Side::Local, global("keepalive@openssh.com", true))
-        .unwrap();
-    assert!(!pair.is_untouched());
-    drain(&mut pair, Side::Upstream);
-    assert!(!pair.is_untouched());
-}
-
-#[test]
-fn what_a_dead_upstream_did_not_hear_is_said_to_the_next_one() {
-    let mut pair = Pair::new(LIMITS, true);
-    let said = [global("tcpip-forward", true), open("session", 10, 1000)];
-    for message in said.clone() {
-        pair.receive(Side::Local, message).unwrap();
-    }
-    assert_eq!(drain(&mut pair, Side::Upstream), said);
-    // Its last words were that it misses us.
-    pair.receive(Side::Upstream, global("keepalive@openssh.com", true))
-        .unwrap();
-    let late = global("keepalive@openssh.com", true);
-    pair.receive(Side::Local, late.clone()).unwrap();
-    assert!(pair.take_back());
-    assert_eq!(
-        drain(&mut pair, Side::Upstream),
-        [&said[..], &[late]].concat()
-    );
-    pair.receive(Side::Upstream, confirmation(10, 20, 1000))
-        .unwrap();
-    assert!(!pair.take_back(), "this one has heard it");
-}
-
-#[test]
-fn more_than_can_be_kept_is_not_said_twice() {
-    let mut pair = Pair::new(LIMITS, true);
-    for number in 0..5000 {
-        pair.receive(Side::Local, open("session", number, 1000))
-            .unwrap();
-    }
-    drain(&mut pair, Side::Upstream);
-    assert!(!pair.take_back());
-    assert!(!pair.is_untouched());
 }
 
 #[test]
@@ -327,31 +211,6 @@ fn a_channel_number_can_be_used_again() {
 }
 
 #[test]
-fn without_upstream_every_request_is_answered() {
-    let mut pair = Pair::new(LIMITS, true);
-    pair.receive(Side::Local, open("session", 3, 1000)).unwrap();
-    pair.receive(Side::Local, global("tcpip-forward", true))
-        .unwrap();
-    pair.receive(Side::Local, global("no-more-sessions@openssh.com", false))
-        .unwrap();
-    pair.refuse("no way up");
-    let failure = |number| messages::channel_open_failure(number, 2, "no way up");
-    assert_eq!(
-        drain(&mut pair, Side::Local),
-        [failure(3), messages::request_failure()]
-    );
-    pair.receive(Side::Local, global("keepalive@openssh.com", true))
-        .unwrap();
-    pair.receive(Side::Local, open("direct-tcpip", 4, 1000))
-        .unwrap();
-    assert_eq!(
-        drain(&mut pair, Side::Upstream).len(),
-        2,
-        "the next try is a new one"
-    );
-}
-
-#[test]
 fn nothing_is_said_for_a_channel_after_its_close() {
     let mut pair = with_channel(1000, u32::MAX);
     let payload = vec![0; 16 << 10];
@@ -368,7 +227,7 @@ fn nothing_is_said_for_a_channel_after_its_close() {
 
 #[test]
 fn numbers_of_local_extensions_pass_and_other_unknown_ones_are_refused() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     let ping = Bytes::from_static(&[192, 0, 0, 0, 0]);
     assert_eq!(pair.receive(Side::Local, ping.clone()), Ok(Received::Taken));
     assert_eq!(drain(&mut pair, Side::Upstream), [ping]);
@@ -378,7 +237,7 @@ fn numbers_of_local_extensions_pass_and_other_unknown_ones_are_refused() {
 
 #[test]
 fn datagrams_stay_apart_and_cost_their_length_field() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     pair.receive(Side::Local, open("tun@openssh.com", 10, 100))
         .unwrap();
     drain(&mut pair, Side::Upstream);
@@ -395,7 +254,7 @@ fn datagrams_stay_apart_and_cost_their_length_field() {
 
 #[test]
 fn a_flood_without_windows_is_left_unread() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     while pair.may_receive(Side::Local) {
         pair.receive(Side::Local, global("keepalive@openssh.com", true))
             .unwrap();
@@ -408,7 +267,7 @@ fn a_flood_without_windows_is_left_unread() {
 /// A key exchange can only end by reading, so a sender that never ends it is not made to wait.
 #[test]
 fn a_flood_that_must_be_read_ends_its_sender() {
-    let mut pair = Pair::new(LIMITS, true);
+    let mut pair = Scripted::joined(true);
     let request = build(msg::GLOBAL_REQUEST, |m| {
         m.put_string(vec![b'x'; 30_000]).put_bool(false);
     });
