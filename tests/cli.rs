@@ -2,6 +2,7 @@
 
 mod common;
 
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
@@ -56,6 +57,44 @@ fn emulator_names_its_endpoint_and_target() {
         "{answer}"
     );
     assert_eq!(first["PingStatus"], "Online", "{answer}");
+}
+
+#[test]
+fn emulator_takes_faults_and_tells_them() {
+    let home = tempfile::tempdir().expect("a temporary directory");
+    let file = home.path().join("plan.json");
+    let plan = r#"{"seed": 3, "faults": [{"fault": "link", "latency_ms": 40}]}"#;
+    std::fs::write(&file, plan).expect("our own directory");
+    let file = file.display().to_string();
+    let drop = r#"{"fault": "messages", "pick": {"probability": 0.5}, "effect": "drop"}"#;
+    let args = ["emulator", "--fault", drop, "--fault", &file, "--seed", "7"];
+    let emulator = Daemon::start(home.path(), &args, &[]);
+    let mut socket = TcpStream::connect(("127.0.0.1", emulator.port())).expect("it listens");
+    socket
+        .write_all(b"GET /faults HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("it answers");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("an HTTP answer");
+    let told: Value = serde_json::from_str(body).expect("JSON");
+    assert_eq!(told["seed"], 7, "{told}");
+    assert_eq!(told["faults"][0]["effect"], "drop", "{told}");
+    assert_eq!(told["faults"][1]["latency_ms"], 40, "{told}");
+
+    for (senseless, status, named) in [
+        ("{", 2, "EOF"),
+        ("no/such/file", 2, "a file is read"),
+        (r#"{"fault": "cut"}"#, 2, "side"),
+        (
+            r#"{"fault": "link", "bytes_per_second": 0}"#,
+            1,
+            "at least 1",
+        ),
+    ] {
+        let output = ssmshim(home.path(), &["emulator", "--fault", senseless]).output();
+        assert_eq!(output.code, 2, "{output:?}");
+        assert!(output.stderr.contains(named), "{output:?}");
+    }
 }
 
 #[test]

@@ -72,6 +72,9 @@ const PURE: &[&str] = &[
     "ssh::wire",
     "ssh::transport",
     "ssh::auth",
+    "emulator::fault::line",
+    "emulator::fault::plan",
+    "emulator::fault::script",
 ];
 
 /// Where a core names a clock all the same: a constructor that drivers call, and the reason is said there.

@@ -258,6 +258,8 @@ fn check(options: &Options) -> Result<String, Error> {
             limit: agent::PAYLOAD_LIMIT,
         });
     }
+    let mut faults = options.faults.faults.iter();
+    faults.try_for_each(fault::Fault::check)?;
     let mut ids = BTreeSet::new();
     for Instance { id, .. } in &options.instances {
         if !api::is_target(id) {

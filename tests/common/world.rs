@@ -106,7 +106,7 @@ impl World {
         );
         let daemon = serve(
             directory.path(),
-            (&emulator.text("endpoint"), &emulator.text("target")),
+            &emulator,
             &port.to_string(),
             &sshd.identity,
         );
@@ -126,9 +126,10 @@ impl World {
         let directory = directory()?;
         let sshd = Sshd::start(&directory.path().join("sshd"))?;
         let (endpoint, target) = start();
-        let daemon = serve(
+        let daemon = serve_at(
             directory.path(),
-            (&endpoint, &target),
+            &endpoint,
+            &target,
             &sshd.port.to_string(),
             &sshd.identity,
         );
@@ -338,16 +339,29 @@ impl ClientCommand {
     }
 }
 
-/// Starts `ssmshim serve` for an emulator's endpoint and target and waits until it is ready.
+/// Starts `ssmshim serve` for the first target of `emulator` and waits until it is ready.
 pub(crate) fn serve(
     directory: &Path,
-    (endpoint, target): (&str, &str),
+    emulator: &Daemon,
+    ssh_port: &str,
+    identity: &Path,
+) -> Daemon {
+    let (endpoint, target) = (emulator.text("endpoint"), emulator.text("target"));
+    serve_at(directory, &endpoint, &target, ssh_port, identity)
+}
+
+/// Starts `ssmshim serve` for `target` at an emulator's endpoint and waits until it is ready.
+pub(crate) fn serve_at(
+    directory: &Path,
+    endpoint: &str,
+    target: &str,
     ssh_port: &str,
     identity: &Path,
 ) -> Daemon {
     let args = serve_args(target, ssh_port, identity);
     let args: Vec<_> = args.iter().map(String::as_str).collect();
-    Daemon::start(&directory.join("home"), &args, &aws_environment(endpoint))
+    let environment = aws_environment(endpoint);
+    Daemon::start(&directory.join("home"), &args, &environment)
 }
 
 /// The arguments of `ssmshim serve` that every far end needs.

@@ -7,6 +7,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod alive;
 mod causes;
 mod copies;
 mod forwards;

@@ -5,7 +5,8 @@ use super::super::exit::Exit;
 use super::super::output::{Event, Output};
 use super::signals::Signals;
 use super::{fail, finish};
-use crate::emulator::{Emulator, Options};
+use crate::emulator::{Emulator, Error, Options};
+use crate::report::one_line;
 
 /// Runs until a signal comes.
 pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit {
@@ -22,6 +23,10 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
     };
     let emulator = match Emulator::start(options).await {
         Ok(emulator) => emulator,
+        Err(error @ Error::Fault(_)) => {
+            output.error(&one_line(&error), Some(error.hint()));
+            return Exit::Usage;
+        }
         Err(error) => return fail(output, &error, Some(error.hint())),
     };
     let (endpoint, target) = (emulator.endpoint(), emulator.target());
