@@ -72,6 +72,14 @@ const PURE: &[&str] = &[
     "ssh::wire",
     "ssh::transport",
     "ssh::auth",
+    "relay::absence",
+    "relay::credit",
+    "relay::forwards",
+    "relay::ledger",
+    "relay::numbering",
+    "relay::observer",
+    "relay::pair",
+    "relay::queue",
 ];
 
 /// Where a core names a clock all the same: a constructor that drivers call, and the reason is said there.

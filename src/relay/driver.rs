@@ -68,6 +68,11 @@ where
         self.pair.has_forwards()
     }
 
+    /// Whether the client has asked for something that takes an upstream, and waits.
+    pub fn is_asking(&self) -> bool {
+        self.pair.is_asking()
+    }
+
     /// Serves the local side alone until `upstream` is there: its messages are held, within bounds.
     ///
     /// Returns `None` when the local client leaves first.
@@ -153,7 +158,7 @@ where
             return Parting::Over;
         }
         let cause = end::cause(&end, upstream.farewell());
-        info!(cause, "upstream lost");
+        info!(cause, ?end, "upstream lost");
         self.pair.lose_upstream(now(), &cause);
         reprove_upstream(upstream, &end).await;
         Parting::Lost

@@ -24,6 +24,10 @@ fn a_command_under_way_ends_with_a_notice() {
         let stderr = client.stderr();
         assert_eq!(status, 255, "{loss:?}: {stderr}");
         assert!(stderr.contains("ssmshim: the "), "{loss:?}: {stderr:?}");
+        if matches!(loss, Loss::SessionsKilled) {
+            let words = "the target's sshd closed the connection";
+            assert!(stderr.contains(words), "{stderr:?}");
+        }
         assert_eq!(world.ssh(&[], "exit 3").output().code, 3);
     }
 }

@@ -4,7 +4,7 @@
 //! notice of ours where a direct connection breaks off, and the client can go on to open others (`tests/redial`). What is
 //! the same is compared: the status, and that what had been said arrives first.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 
 use rustix::process::Signal;
 
@@ -101,6 +101,9 @@ fn forwarding_client(world: &World, seen: &mut Seen) {
         "exec sleep 100",
     );
     let mut open = connect(port);
+    // One that is only asked for would be asked for again through us.
+    open.write_all(b"open").expect("the forward takes bytes");
+    open.read_exact(&mut [0; 4]).expect("the echo comes back");
     rustix::process::kill_process(sshd, Signal::KILL).expect("sshd serves the session");
     let end = open.read(&mut [0]).map_err(|error| error.kind());
     seen.note("an open connection", format!("{end:?}"));
