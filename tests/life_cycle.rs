@@ -3,6 +3,9 @@
 mod common;
 
 use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, aws_environment};
@@ -200,6 +203,146 @@ fn a_person_is_told_in_words() {
     assert!(reason.contains("by the administrator"), "{reason}");
     daemon.told("reached again after ");
     assert_eq!(daemon.stdout(), "");
+}
+
+/// A session is no use without an sshd behind it: that counts as down as well.
+#[test]
+fn an_sshd_that_is_gone_is_told_and_waited_for() {
+    let mut door = None;
+    let Some(world) = World::serve_to(|sshd| {
+        let opened = Door::open(0, sshd.port);
+        let port = opened.port;
+        door = Some((opened, sshd.port));
+        port
+    }) else {
+        return;
+    };
+    let (door, sshd) = door.expect("there is a far end");
+    let port = door.port;
+    door.shut();
+    inject(&world, &json!({"fault": "terminate", "text": "rebooting"}));
+    expect(daemon(&world), "lost");
+    expect(daemon(&world), "up");
+    let down = expect(daemon(&world), "down");
+    let error = down["error"].as_str().unwrap_or_default();
+    assert!(
+        error.starts_with(&format!("nothing listens on port {port}")),
+        "{down}"
+    );
+    let door = Door::open(port, sshd);
+    let up = expect(daemon(&world), "up");
+    assert!(up["gap_seconds"].is_null(), "{up}");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+    door.shut();
+}
+
+/// A login that is under way when the tunnel is lost is begun again on the next one.
+#[test]
+fn a_login_under_way_moves_to_the_next_tunnel() {
+    let mut door = None;
+    let Some(world) = World::serve_to(|sshd| {
+        let opened = Door::open(0, sshd.port);
+        let port = opened.port;
+        door = Some(opened);
+        port
+    }) else {
+        return;
+    };
+    let door = door.expect("there is a far end");
+    door.set(Mode::Stalled);
+    // With the first tunnel go the logins that were spare.
+    inject(&world, &json!({"fault": "terminate", "text": "once"}));
+    expect(daemon(&world), "lost");
+    expect(daemon(&world), "up");
+    let mut ssh = world.ssh(&[], "echo works").piped();
+    until("logins are stalled", || (door.stalled() >= 2).then_some(()));
+    inject(&world, &json!({"fault": "terminate", "text": "twice"}));
+    expect(daemon(&world), "lost");
+    door.set(Mode::Open);
+    expect(daemon(&world), "up");
+    let mut answer = String::new();
+    let mut stdout = ssh.take_stdout();
+    stdout.read_to_string(&mut answer).expect("a pipe");
+    assert_eq!(answer, "works\n", "{}", ssh.stderr());
+    door.shut();
+}
+
+/// What a door does with those who come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// They are let through.
+    Open,
+    /// They are let in, and no further.
+    Stalled,
+    /// Nothing listens.
+    Shut,
+}
+
+/// A way to a port. Who is through stays, whatever the mode becomes.
+struct Door {
+    port: u16,
+    state: Arc<Mutex<(Mode, Vec<TcpStream>)>>,
+    keeper: JoinHandle<()>,
+}
+
+impl Door {
+    fn open(port: u16, behind: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port of our own");
+        let port = listener.local_addr().expect("it is bound").port();
+        let state = Arc::new(Mutex::new((Mode::Open, Vec::new())));
+        let shared = Arc::clone(&state);
+        let keeper = thread::spawn(move || {
+            while let Ok((near, _)) = listener.accept() {
+                let mut state = shared.lock().expect("no panic under the lock");
+                match state.0 {
+                    Mode::Open => {
+                        if let Ok(far) = TcpStream::connect(("127.0.0.1", behind)) {
+                            join(near, far);
+                        }
+                    }
+                    Mode::Stalled => state.1.push(near),
+                    Mode::Shut => return,
+                }
+            }
+        });
+        Self {
+            port,
+            state,
+            keeper,
+        }
+    }
+
+    fn set(&self, mode: Mode) {
+        self.state.lock().expect("no panic under the lock").0 = mode;
+    }
+
+    /// How many have been let in and no further.
+    fn stalled(&self) -> usize {
+        self.state.lock().expect("no panic under the lock").1.len()
+    }
+
+    fn shut(self) {
+        self.set(Mode::Shut);
+        drop(connect(self.port));
+        self.keeper.join().expect("no panic at the door");
+    }
+}
+
+/// Copies both ways until both have ended.
+fn join(near: TcpStream, far: TcpStream) {
+    let copy = |mut from: TcpStream, mut to: TcpStream| {
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+    };
+    let pair = near
+        .try_clone()
+        .and_then(|near| Ok((near, far.try_clone()?)));
+    if let Ok((near_too, far_too)) = pair {
+        copy(near, far);
+        copy(far_too, near_too);
+    }
 }
 
 /// Logins kept spare live on through a resume: sshd sees no others.

@@ -295,7 +295,7 @@ fn step() -> impl Strategy<Value = Step> {
 
 fn cases() -> u32 {
     match std::env::var_os("SSMSHIM_FULL") {
-        Some(_) => 50_000,
+        Some(_) => 10_000,
         None => 500,
     }
 }

@@ -62,14 +62,8 @@ impl Journal {
         let id = Uuid::new_v4();
         let files = Files::new(directory, id);
         let record = Record::new(place, format!("ssmshim {id}"));
-        // Under its name it is locked from the first moment on.
-        let lock = create(&files.draft)?;
-        lock.try_lock()?;
-        std::fs::rename(&files.draft, &files.lock)?;
-        if let Err(error) = files.write(&record) {
-            files.remove();
-            return Err(error);
-        }
+        let locked = take_lock(&files).and_then(|lock| files.write(&record).map(|()| lock));
+        let lock = locked.inspect_err(|_| files.remove())?;
         Ok(Self {
             directory: directory.to_owned(),
             files,
@@ -186,6 +180,14 @@ impl Files {
             }
         }
     }
+}
+
+/// Puts a lock at its place; from its first moment there it is held.
+fn take_lock(files: &Files) -> io::Result<File> {
+    let lock = create(&files.draft)?;
+    lock.try_lock()?;
+    std::fs::rename(&files.draft, &files.lock)?;
+    Ok(lock)
 }
 
 fn create(path: &Path) -> io::Result<File> {

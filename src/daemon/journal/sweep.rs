@@ -1,7 +1,7 @@
 //! Ending the SSM sessions of processes that could not do it.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use crate::upstream::News;
 
 /// Estates taken up at once; each is an open file.
 const ESTATES: usize = 64;
+
+/// The longest record that is read: thousands of sessions.
+const RECORD_BYTES: u64 = 1 << 20;
 
 /// What nobody can read is kept so long, for somebody to look at.
 const CURIOSITY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
@@ -134,7 +137,11 @@ fn claim(files: Files) -> Option<Estate> {
 }
 
 fn read(path: &Path) -> io::Result<Record> {
-    Ok(serde_json::from_slice(&std::fs::read(path)?)?)
+    let mut text = Vec::new();
+    File::open(path)?
+        .take(RECORD_BYTES)
+        .read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 fn age(path: &Path) -> Option<Duration> {
