@@ -75,6 +75,15 @@ const PURE: &[&str] = &[
     "emulator::fault::line",
     "emulator::fault::plan",
     "emulator::fault::script",
+    "relay::absence",
+    "relay::credit",
+    "relay::flight",
+    "relay::forwards",
+    "relay::ledger",
+    "relay::numbering",
+    "relay::observer",
+    "relay::pair",
+    "relay::queue",
 ];
 
 /// Where a core names a clock all the same: a constructor that drivers call, and the reason is said there.

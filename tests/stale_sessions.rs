@@ -29,7 +29,7 @@ fn another(world: &World) -> Daemon {
     let sshd = world.sshd.as_ref().expect("serve has one");
     serve(
         &world.path(""),
-        (&emulator.text("endpoint"), &emulator.text("target")),
+        emulator,
         &sshd.port.to_string(),
         &sshd.identity,
     )

@@ -39,7 +39,7 @@ pub struct Relay<L> {
 pub enum Parting {
     /// The client left and upstream never heard of it: it can serve the next one.
     Untouched,
-    /// The client has left, or has been told that upstream said goodbye: both are done with.
+    /// The client has left, or upstream has left it: both are done with.
     Over,
     /// Upstream is gone, and the client stays for another one.
     Lost,
@@ -66,6 +66,11 @@ where
     /// Whether the client has listeners at the target, which only an upstream keeps up.
     pub fn has_forwards(&self) -> bool {
         self.pair.has_forwards()
+    }
+
+    /// Whether the client has asked for something that takes an upstream, and waits.
+    pub fn is_asking(&self) -> bool {
+        self.pair.is_asking()
     }
 
     /// Serves the local side alone until `upstream` is there: its messages are held, within bounds.
@@ -121,7 +126,8 @@ where
     ///
     /// `absence` tells since when `upstream` can make no progress, while it cannot: the client is kept in good faith
     /// meanwhile. `round_trip` tells how long a message to the target and its answer take, if that is known. When upstream is gone, open channels have been ended, and whatever else the client wants of an
-    /// upstream is kept for the next one; unless sshd said goodbye, for then the client is told so.
+    /// upstream is kept for the next one. But where sshd said goodbye, or left after a malformed message of the
+    /// client, that is for the client.
     pub async fn join<U>(
         &mut self,
         upstream: &mut Connection<U>,
@@ -151,15 +157,15 @@ where
             self.reprove_local(&end).await;
             return self.part_from_upstream(upstream).await;
         }
-        if let Some(farewell) = upstream.farewell()
-            && !end::is_of_damage(farewell)
-        {
-            let farewell = farewell.clone();
-            self.tell_local(&farewell).await;
+        let farewell = upstream.farewell();
+        let is_goodbye = farewell.is_some_and(|farewell| !end::is_of_damage(farewell));
+        let is_answer = matches!(end, End::Gone(None)) && self.pair.has_offended();
+        if is_goodbye || is_answer {
+            self.tell_local(farewell).await;
             return Parting::Over;
         }
         let cause = end::cause(&end, upstream.farewell());
-        info!(cause, "upstream lost");
+        info!(cause, ?end, "upstream lost");
         self.pair.lose_upstream(now(), &cause);
         reprove_upstream(upstream, &end).await;
         Parting::Lost
@@ -199,8 +205,8 @@ where
         Parting::Over
     }
 
-    /// Passes on what upstream said last, its goodbye too.
-    async fn tell_local(&mut self, farewell: &Farewell) {
+    /// Passes on what upstream said last, and its goodbye if it said one.
+    async fn tell_local(&mut self, farewell: Option<&Farewell>) {
         let Self { local, pair, .. } = self;
         let drained = poll_fn(|cx| {
             let Ok(moved) = pump(cx, local, pair, Side::Local) else {
@@ -210,7 +216,9 @@ where
             ready_or_again(cx, pair.is_drained(Side::Local), moved)
         });
         let _too_late = tokio::time::timeout(LAST_WORDS, drained).await;
-        local.disconnect(farewell.reason, &farewell.description);
+        if let Some(farewell) = farewell {
+            local.disconnect(farewell.reason, &farewell.description);
+        }
         local.finish().await;
     }
 

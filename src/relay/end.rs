@@ -3,13 +3,13 @@
 use super::pair;
 use crate::report::one_line;
 use crate::ssh::transport::reason::{MAC_ERROR, PROTOCOL_ERROR};
-use crate::ssh::{self, Farewell};
+use crate::ssh::{Error, Farewell};
 
 /// Why a side was left.
 #[derive(Debug)]
 pub(super) enum End {
     /// It said goodbye, closed, or broke.
-    Gone(Option<ssh::Error>),
+    Gone(Option<Error>),
     /// It does not keep to the protocol.
     Misbehaved(pair::Error),
 }
@@ -43,6 +43,10 @@ pub(super) fn cause(end: &End, farewell: Option<&Farewell>) -> String {
             farewell.description
         ),
         (End::Misbehaved(error), None) => format!("the target's sshd broke the protocol: {error}"),
+        // How streams end is of no use to a person.
+        (End::Gone(Some(Error::Io { .. } | Error::ConnectionLost { .. } | Error::Ended)), None) => {
+            "the connection to the target was lost".to_owned()
+        }
         (End::Gone(Some(error)), None) => {
             format!("the connection to the target was lost: {}", one_line(error))
         }
@@ -53,6 +57,7 @@ pub(super) fn cause(end: &End, farewell: Option<&Farewell>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ssh::Phase;
     use crate::ssh::transport::reason::BY_APPLICATION;
 
     #[test]
@@ -71,6 +76,21 @@ mod tests {
                 description: words.to_owned(),
             };
             assert_eq!(is_of_damage(&farewell), is_damage, "{words}");
+        }
+    }
+
+    #[test]
+    fn a_person_is_told_what_a_person_can_use() {
+        let lost = Error::Io {
+            phase: Phase::Connection,
+            source: std::io::ErrorKind::BrokenPipe.into(),
+        };
+        let cases = [
+            (None, "the target's sshd closed the connection"),
+            (Some(lost), "the connection to the target was lost"),
+        ];
+        for (error, text) in cases {
+            assert_eq!(cause(&End::Gone(error), None), text);
         }
     }
 }

@@ -2,8 +2,9 @@
 //!
 //! The endpoint ends the local SSH transport and authentication, upstream begins another; the
 //! connection protocol above them (RFC 4254) is passed on as it is. [`Pair`] is the pure core: it
-//! keeps the queues, clamps the window credit, and reads along in an [`Observer`]. [`Relay`] drives
-//! it over two connections.
+//! keeps the queues, clamps the window credit, and reads along in an [`Observer`]. It outlives its upstream: a
+//! ledger of what is unanswered and a list of the client's listeners are what the next one is told. [`Relay`]
+//! drives it over two connections.
 
 mod absence;
 mod credit;

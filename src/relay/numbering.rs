@@ -18,7 +18,7 @@ pub(super) struct Numbering {
 
 impl Numbering {
     /// A message of upstream as the client is to see it.
-    pub(super) fn to_local(&mut self, message: Bytes) -> Bytes {
+    pub(super) fn for_local(&mut self, message: Bytes) -> Bytes {
         let (Message::Open { sender, .. } | Message::OpenConfirmation { sender, .. }) =
             Message::parse(&message)
         else {
@@ -32,7 +32,7 @@ impl Numbering {
     }
 
     /// A message of the client as upstream is to see it.
-    pub(super) fn to_upstream(&self, message: Bytes) -> Bytes {
+    pub(super) fn for_upstream(&self, message: Bytes) -> Bytes {
         let Some(recipient) = message.get(1..5).filter(|_| self.offset != 0) else {
             return message;
         };

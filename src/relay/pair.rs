@@ -117,6 +117,8 @@ struct Joined {
     owed: VecDeque<Owed>,
     /// It has been told something.
     is_told: bool,
+    /// It has been told something that makes no sense.
+    is_offended: bool,
 }
 
 impl Pair {
@@ -150,8 +152,8 @@ impl Pair {
     /// Whether messages of `from` have room. When not, its connection is to be left unread for a while.
     pub fn may_receive(&self, from: Side) -> bool {
         let is_waiting = self.joined.is_none();
-        !self.queues[from.other()].is_full()
-            && !(is_waiting && self.ledger.kept_bytes() >= CONTROL_CAPACITY_BYTES)
+        let is_ledger_full = is_waiting && self.ledger.kept_bytes() >= CONTROL_CAPACITY_BYTES;
+        !is_ledger_full && !self.queues[from.other()].is_full()
     }
 
     /// Whether nothing waits for `to`.
@@ -170,6 +172,14 @@ impl Pair {
         self.flight.on_round_trip(round_trip, now);
     }
 
+    /// Whether the client has sent the joined upstream a message that is malformed: if that one leaves, it may well
+    /// be for that, as sshd does without a word, and another one would be treated no better.
+    pub fn has_offended(&self) -> bool {
+        self.joined
+            .as_ref()
+            .is_some_and(|joined| joined.is_offended)
+    }
+
     /// Takes `message`, numbered 80 or above, from `from`.
     ///
     /// # Errors
@@ -183,7 +193,7 @@ impl Pair {
             Side::Local if self.joined.is_none() => Ok(self.hold(now, message)),
             Side::Local => self.pass(now, from, message),
             Side::Upstream => {
-                let message = self.numbering.to_local(message);
+                let message = self.numbering.for_local(message);
                 self.pass(now, from, message)
             }
         }
@@ -213,7 +223,7 @@ impl Pair {
         if let Some(joined) = &mut self.joined {
             joined.is_told = true;
         }
-        Some(self.numbering.to_upstream(popped.message))
+        Some(self.numbering.for_upstream(popped.message))
     }
 
     /// What has happened that is of interest to others.
@@ -354,13 +364,24 @@ impl Pair {
                 self.queues[to].push(recipient, message);
             }
             Message::Reply { recipient } => self.queues[to].push(recipient, message),
-            Message::Malformed => self.queues[to].push_control(message),
+            Message::Malformed => {
+                if from == Side::Local {
+                    self.note_offence();
+                }
+                self.queues[to].push_control(message);
+            }
             Message::Unknown if message[0] >= LOCAL_EXTENSIONS => {
                 self.queues[to].push_control(message);
             }
             Message::Unknown => return Ok(Received::Unimplemented),
         }
         Ok(Received::Taken)
+    }
+
+    fn note_offence(&mut self) {
+        if let Some(joined) = &mut self.joined {
+            joined.is_offended = true;
+        }
     }
 
     /// Passes a `CHANNEL_OPEN` on, its window clamped.

@@ -129,6 +129,8 @@ async fn serve_until_gone(
 ) {
     let upstream = &shared.upstream;
     let mut redial = Redial::new();
+    // Whether the client has waited for an upstream as long as one was sought.
+    let mut is_awaited = true;
     let mut held = relay.hold(lease).await;
     loop {
         held = match held {
@@ -153,7 +155,13 @@ async fn serve_until_gone(
                 if relay.hold(sleep_until(not_before)).await.is_none() {
                     return;
                 }
+                is_awaited = relay.is_asking();
                 // A spare one may have died of the same.
+                relay.hold(upstream.lease_new()).await
+            }
+            // It was not for that question that the time was spent.
+            Some(Err(error)) if !is_awaited && relay.is_asking() && !error.is_final() => {
+                is_awaited = true;
                 relay.hold(upstream.lease_new()).await
             }
             Some(Err(error)) => {
@@ -171,6 +179,7 @@ async fn serve_until_gone(
                 if !stays {
                     return;
                 }
+                is_awaited = relay.is_asking();
                 relay.hold(upstream.lease()).await
             }
         };

@@ -246,10 +246,16 @@ pub(crate) fn post(endpoint: &str, head: &str, body: &[u8]) -> String {
         .rsplit_once(':')
         .and_then(|(_, port)| port.parse().ok())
         .expect("a port");
+    call(port, "POST", "/", head, body)
+}
+
+/// Makes an HTTP request at a loopback port, and returns the whole answer.
+pub(crate) fn call(port: u16, method: &str, path: &str, head: &str, body: &[u8]) -> String {
     let mut socket = connect(port);
     let length = body.len();
     let request = format!(
-        "POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Length: {length}\r\n{head}\r\n"
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+         Content-Length: {length}\r\n{head}\r\n"
     );
     socket
         .write_all(request.as_bytes())

@@ -90,6 +90,14 @@ impl Terminal {
         }
     }
 
+    /// Whether `text` is shown now.
+    pub(crate) fn has_shown(&mut self, text: &str) -> bool {
+        while let Ok(chunk) = self.screen.try_recv() {
+            self.shown.push_str(&String::from_utf8_lossy(&chunk));
+        }
+        self.shown.contains(text)
+    }
+
     /// Waits for the program's end and returns its status.
     pub(crate) fn finish(mut self) -> i32 {
         super::process::code(self.program.wait(ANSWER))

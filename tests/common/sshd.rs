@@ -4,16 +4,19 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::thread;
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::net::free_port;
 use super::process::Run;
-use super::{DEADLINE, have, which};
+use super::{DEADLINE, have, until, which};
 
 /// A running `sshd -D`, killed when dropped; it admits the key pair it made, for the current user.
 pub(crate) struct Sshd {
-    child: Child,
+    child: Mutex<Child>,
+    config: PathBuf,
     pub(crate) port: u16,
     /// The private key that may log in.
     pub(crate) identity: PathBuf,
@@ -63,7 +66,8 @@ impl Sshd {
             let config = write_config(directory, port, extra);
             let child = start_listening(&config, &log)?;
             Some(Self {
-                child,
+                child: Mutex::new(child),
+                config,
                 port,
                 identity: identity.clone(),
                 log: Arc::clone(&log),
@@ -72,7 +76,56 @@ impl Sshd {
     }
 
     pub(crate) fn id(&self) -> u32 {
-        self.child.id()
+        self.child().id()
+    }
+
+    /// The processes that serve a connection each.
+    pub(crate) fn sessions(&self) -> Vec<Pid> {
+        let id = self.id();
+        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+        children
+            .unwrap_or_default()
+            .split_whitespace()
+            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+            .collect()
+    }
+
+    /// Kills every session, and waits until they are gone.
+    pub(crate) fn end_sessions(&self) {
+        let sessions = self.sessions();
+        for &pid in &sessions {
+            let _gone = kill_process(pid, Signal::KILL);
+        }
+        until("the sessions end", || {
+            let left = self.sessions();
+            let is_left = sessions.iter().any(|pid| left.contains(pid));
+            (!is_left).then_some(())
+        });
+    }
+
+    /// Ends sshd and all its sessions; nothing listens on the port any more.
+    pub(crate) fn stop(&self) {
+        let mut child = self.child();
+        let _ = kill_process(Pid::from_child(&child), Signal::STOP);
+        drop(child);
+        for pid in self.sessions() {
+            let _gone = kill_process(pid, Signal::KILL);
+        }
+        child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+
+    /// Starts it on the same port, with the same keys, after [`Sshd::stop`].
+    pub(crate) fn start_again(&self) {
+        let started = until("sshd listens again", || {
+            start_listening(&self.config, &self.log)
+        });
+        *self.child() = started;
+    }
+
+    fn child(&self) -> MutexGuard<'_, Child> {
+        self.child.lock().expect("no panic under the lock")
     }
 
     /// What sshd has logged so far.
@@ -83,8 +136,9 @@ impl Sshd {
 
 impl Drop for Sshd {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        let mut child = self.child();
+        let _ = child.kill();
+        let _ = child.wait();
     }
 }
 

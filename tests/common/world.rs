@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use super::daemon::{Daemon, aws_environment};
 use super::have;
+use super::net::call_ssm;
 use super::process::{Run, Running, read_until};
 use super::pty::Terminal;
 use super::sshd::{Sshd, make_key};
@@ -99,16 +100,21 @@ impl World {
     }
 
     fn serve_from(sshd: Arc<Sshd>, port: u16, directory: TempDir) -> Self {
+        Self::serve_from_with(sshd, port, directory, &[])
+    }
+
+    fn serve_from_with(sshd: Arc<Sshd>, port: u16, directory: TempDir, args: &[&str]) -> Self {
         let emulator = Daemon::start(
             &directory.path().join("aws"),
             &["emulator", "--pacing", "off"],
             &[],
         );
-        let daemon = serve(
+        let daemon = serve_with(
             directory.path(),
             &emulator,
             &port.to_string(),
             &sshd.identity,
+            args,
         );
         let target = Target::local(&daemon, directory.path());
         Self {
@@ -128,10 +134,10 @@ impl World {
         let (endpoint, target) = start();
         let daemon = serve_at(
             directory.path(),
-            &endpoint,
-            &target,
+            (&endpoint, &target),
             &sshd.port.to_string(),
             &sshd.identity,
+            &[],
         );
         let target = Target::local(&daemon, directory.path());
         Some(Self {
@@ -141,6 +147,48 @@ impl World {
             sshd: Some(Arc::new(sshd)),
             directory,
         })
+    }
+
+    /// [`World::serve`] with arguments of our own for `serve`, and lines of configuration for sshd.
+    pub(crate) fn serve_with(sshd: &str, args: &[&str]) -> Option<Self> {
+        let directory = directory()?;
+        let sshd = Arc::new(Sshd::start_with(&directory.path().join("sshd"), sshd)?);
+        let port = sshd.port;
+        Some(Self::serve_from_with(sshd, port, directory, args))
+    }
+
+    /// Asks the emulator for faults.
+    pub(crate) fn inject(&self, faults: &serde_json::Value) {
+        let answer = self.call_faults("POST", &faults.to_string());
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+
+    /// Stops the faults that are in force.
+    pub(crate) fn clear_faults(&self) {
+        self.call_faults("DELETE", "");
+    }
+
+    fn call_faults(&self, method: &str, body: &str) -> String {
+        let port = self.emulator().port();
+        super::net::call(port, method, "/faults", "", body.as_bytes())
+    }
+
+    /// The emulator of `serve`.
+    pub(crate) fn emulator(&self) -> &Daemon {
+        self.emulator.as_ref().expect("serve has one")
+    }
+
+    /// Ends the SSM sessions of this world, as an administrator can.
+    pub(crate) fn terminate_sessions(&self) {
+        let endpoint = self.emulator().text("endpoint");
+        let (_, answer) = call_ssm(&endpoint, "DescribeSessions", r#"{"State":"Active"}"#);
+        let sessions = answer["Sessions"].as_array().cloned().unwrap_or_default();
+        assert!(!sessions.is_empty(), "{answer}");
+        for session in sessions {
+            let body = serde_json::json!({ "SessionId": session["SessionId"] }).to_string();
+            let (status, answer) = call_ssm(&endpoint, "TerminateSession", &body);
+            assert_eq!(status, 200, "{answer}");
+        }
     }
 
     /// Whether a remote command can have a terminal.
@@ -346,20 +394,34 @@ pub(crate) fn serve(
     ssh_port: &str,
     identity: &Path,
 ) -> Daemon {
-    let (endpoint, target) = (emulator.text("endpoint"), emulator.text("target"));
-    serve_at(directory, &endpoint, &target, ssh_port, identity)
+    serve_with(directory, emulator, ssh_port, identity, &[])
 }
 
-/// Starts `ssmshim serve` for `target` at an emulator's endpoint and waits until it is ready.
-pub(crate) fn serve_at(
+fn serve_with(
     directory: &Path,
-    endpoint: &str,
-    target: &str,
+    emulator: &Daemon,
     ssh_port: &str,
     identity: &Path,
+    more: &[&str],
+) -> Daemon {
+    let far = (emulator.text("endpoint"), emulator.text("target"));
+    serve_at(directory, (&far.0, &far.1), ssh_port, identity, more)
+}
+
+/// Starts `ssmshim serve` for an emulator's endpoint and target and waits until it is ready.
+pub(crate) fn serve_at(
+    directory: &Path,
+    (endpoint, target): (&str, &str),
+    ssh_port: &str,
+    identity: &Path,
+    more: &[&str],
 ) -> Daemon {
     let args = serve_args(target, ssh_port, identity);
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let args: Vec<_> = args
+        .iter()
+        .map(String::as_str)
+        .chain(more.iter().copied())
+        .collect();
     let environment = aws_environment(endpoint);
     Daemon::start(&directory.join("home"), &args, &environment)
 }

@@ -31,7 +31,12 @@ impl Pair {
             match replay {
                 Replay::Open(message) => self.pass_open(Side::Local, message),
                 Replay::Global(id, message) => self.send_global(Owed::Client(id), message),
-                Replay::Said(message) => self.queues.upstream.push_control(message),
+                Replay::Said(message) => {
+                    if Message::parse(&message) == Message::Malformed {
+                        self.note_offence();
+                    }
+                    self.queues.upstream.push_control(message);
+                }
             }
         }
     }

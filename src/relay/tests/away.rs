@@ -33,24 +33,24 @@ impl Scripted {
 fn keepalives_under_way_are_answered_after_a_second_and_new_ones_at_once() {
     let mut pair = Scripted::joined(true);
     pair.local(keepalive());
-    assert_eq!(pair.to_upstream(), [keepalive()]);
+    assert_eq!(pair.upstream_hears(), [keepalive()]);
     pair.interrupt();
     pair.local(keepalive());
-    assert!(pair.to_local().is_empty());
+    assert!(pair.local_hears().is_empty());
     let at = pair.poll_timeout().unwrap();
     assert_eq!(at - pair.now, SECOND);
     pair.wait(SECOND);
-    assert_eq!(pair.to_local(), [failure(), failure()]);
+    assert_eq!(pair.local_hears(), [failure(), failure()]);
     pair.local(keepalive());
-    assert_eq!(pair.to_local(), [failure()]);
-    assert_eq!(pair.to_upstream(), [keepalive()], "the second one");
+    assert_eq!(pair.local_hears(), [failure()]);
+    assert_eq!(pair.upstream_hears(), [keepalive()], "the second one");
     pair.resume();
     pair.local(keepalive());
     pair.upstream(success());
     pair.upstream(success());
-    assert!(pair.to_local().is_empty(), "those have been answered");
+    assert!(pair.local_hears().is_empty(), "those have been answered");
     pair.upstream(failure());
-    assert_eq!(pair.to_local(), [failure()]);
+    assert_eq!(pair.local_hears(), [failure()]);
 }
 
 #[test]
@@ -59,14 +59,14 @@ fn without_upstream_keepalives_are_answered_and_are_no_reason_to_find_one() {
     pair.local(keepalive());
     assert!(!pair.is_asking());
     pair.wait(SECOND);
-    assert_eq!(pair.to_local(), [failure()]);
+    assert_eq!(pair.local_hears(), [failure()]);
     pair.gain();
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.upstream_hears().is_empty());
     pair.local(keepalive());
-    assert_eq!(pair.to_upstream(), [keepalive()]);
+    assert_eq!(pair.upstream_hears(), [keepalive()]);
     pair.lose();
     pair.wait(SECOND);
-    assert_eq!(pair.to_local(), [failure()]);
+    assert_eq!(pair.local_hears(), [failure()]);
     pair.gain();
     assert!(pair.is_untouched());
 }
@@ -81,10 +81,10 @@ fn a_short_absence_changes_nothing() {
     pair.wait(SECOND / 2);
     pair.resume();
     pair.wait(10 * SECOND);
-    assert!(pair.to_local().is_empty());
-    assert_eq!(pair.to_upstream(), [keepalive(), data(20, b"x")]);
+    assert!(pair.local_hears().is_empty());
+    assert_eq!(pair.upstream_hears(), [keepalive(), data(20, b"x")]);
     pair.upstream(success());
-    assert_eq!(pair.to_local(), [success()]);
+    assert_eq!(pair.local_hears(), [success()]);
 }
 
 /// Its reply would take the place of the other's; a sign of life does not.
@@ -97,12 +97,12 @@ fn a_keepalive_behind_another_request_waits_for_it() {
     for _ in 0..3 {
         pair.local(keepalive());
     }
-    let told = pair.to_local();
+    let told = pair.local_hears();
     assert_eq!(told.len(), 3);
     assert!(told.iter().all(|message| message[0] == msg::IGNORE));
     pair.resume();
     pair.upstream(failure());
-    assert_eq!(pair.to_local(), vec![failure(); 4]);
+    assert_eq!(pair.local_hears(), vec![failure(); 4]);
 }
 
 #[test]
@@ -111,11 +111,11 @@ fn a_person_who_types_is_told_once_and_told_of_the_end() {
     pair.interrupt();
     pair.wait(2 * SECOND);
     pair.local(data(20, b"a"));
-    assert!(pair.to_local().is_empty(), "not yet");
+    assert!(pair.local_hears().is_empty(), "not yet");
     pair.wait(10 * SECOND);
     pair.local(data(20, b"b"));
     pair.local(data(20, b"c"));
-    let told = pair.to_local();
+    let told = pair.local_hears();
     assert_eq!(told.len(), 1);
     assert_eq!(
         stderr_of(&told[0]),
@@ -124,13 +124,13 @@ fn a_person_who_types_is_told_once_and_told_of_the_end() {
     );
     pair.wait(30 * SECOND);
     pair.resume();
-    let told = pair.to_local();
+    let told = pair.local_hears();
     assert_eq!(stderr_of(&told[0]), "\r\n[ssmshim: resumed after 42 s]\r\n");
-    assert_eq!(pair.to_upstream(), [data(20, b"abc")]);
+    assert_eq!(pair.upstream_hears(), [data(20, b"abc")]);
     pair.interrupt();
     pair.wait(5 * SECOND);
     pair.resume();
-    assert!(pair.to_local().is_empty(), "nobody has typed");
+    assert!(pair.local_hears().is_empty(), "nobody has typed");
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn commands_without_a_terminal_are_not_disturbed() {
     pair.wait(10 * SECOND);
     pair.local(data(20, b"input"));
     pair.resume();
-    assert!(pair.to_local().is_empty());
+    assert!(pair.local_hears().is_empty());
 }
 
 /// What is said in upstream's place is upstream's to pay: the next adjustment that it sees is that much smaller.
@@ -149,17 +149,17 @@ fn a_notice_is_paid_from_the_window() {
     const WINDOW: u32 = 20_000;
     let mut pair = with_channel(WINDOW, 1 << 20);
     pair.local(request(20, "pty-req"));
-    pair.to_upstream();
+    pair.upstream_hears();
     pair.interrupt();
     pair.wait(10 * SECOND);
     pair.local(data(20, b"x"));
-    let notice = pair.to_local().remove(0);
+    let notice = pair.local_hears().remove(0);
     let cost = notice.len() as u32 - 13;
-    pair.to_upstream();
+    pair.upstream_hears();
     pair.local(window_adjust(20, cost));
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.upstream_hears().is_empty());
     pair.local(window_adjust(20, 1000));
-    assert_eq!(pair.to_upstream(), [window_adjust(20, 1000)]);
+    assert_eq!(pair.upstream_hears(), [window_adjust(20, 1000)]);
 }
 
 #[test]
@@ -169,9 +169,9 @@ fn a_window_without_room_gets_no_notice() {
     pair.interrupt();
     pair.wait(10 * SECOND);
     pair.local(data(20, b"x"));
-    assert!(pair.to_local().is_empty());
+    assert!(pair.local_hears().is_empty());
     pair.resume();
-    assert!(pair.to_local().is_empty());
+    assert!(pair.local_hears().is_empty());
 }
 
 #[test]
@@ -180,12 +180,12 @@ fn an_absence_ends_with_its_upstream() {
     pair.interrupt();
     pair.wait(5 * SECOND);
     pair.local(data(20, b"x"));
-    pair.to_local();
+    pair.local_hears();
     pair.lose();
-    assert!(!pair.to_local().is_empty());
+    assert!(!pair.local_hears().is_empty());
     pair.gain();
     pair.resume();
-    assert!(pair.to_local().is_empty());
+    assert!(pair.local_hears().is_empty());
     assert_eq!(pair.poll_timeout(), None);
     // Whoever types there hears nothing, and says nothing.
     pair.local(with_recipient(data(20, b"x"), 20));

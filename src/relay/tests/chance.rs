@@ -202,13 +202,13 @@ impl Play {
     fn client_acts(&mut self, action: u8, chance: u32) {
         match action {
             0 => {
-                let kind = if self.has_sessions && chance % 2 == 0 {
+                let kind = if self.has_sessions && chance.is_multiple_of(2) {
                     "session"
                 } else {
                     "direct-tcpip"
                 };
                 let number = self.client.free();
-                let window = CLIENT_WINDOWS[usize::from(chance % 3 == 0)];
+                let window = CLIENT_WINDOWS[usize::from(chance.is_multiple_of(3))];
                 self.client.add(number, window);
                 self.pair.local(open(kind, number, window));
             }
@@ -250,7 +250,7 @@ impl Play {
                 }
             }
             5 => self.client_answers(chance),
-            _ if chance % 16 == 0 => {
+            _ if chance.is_multiple_of(16) => {
                 self.has_sessions = false;
                 self.pair
                     .local(super::global("no-more-sessions@openssh.com", false));
@@ -264,7 +264,7 @@ impl Play {
             return;
         };
         let answer = match Message::parse(&message) {
-            Message::Open { sender, window, .. } if chance % 2 == 0 => {
+            Message::Open { sender, window, .. } if chance.is_multiple_of(2) => {
                 let number = self.client.free();
                 self.client.add(number, WINDOW);
                 let channel = self.client.0.get_mut(&number).unwrap();
@@ -299,7 +299,7 @@ impl Play {
                 let Message::Open { sender, window, .. } = Message::parse(&asked) else {
                     panic!("{asked:?}");
                 };
-                if chance % 3 == 0 {
+                if chance.is_multiple_of(3) {
                     return channel_open_failure(sender, 1, "no");
                 }
                 let number = upstream.channels.free();
@@ -325,7 +325,7 @@ impl Play {
                 Some(close(peer))
             }
             (5, Some((_, channel))) => Some(request(channel.peer.unwrap(), "exit-status")),
-            (6, Some((_, channel))) if chance % 4 == 0 => Some(eof(channel.peer.unwrap())),
+            (6, Some((_, channel))) if chance.is_multiple_of(4) => Some(eof(channel.peer.unwrap())),
             (7, _) => {
                 let number = upstream.channels.free();
                 upstream.channels.add(number, WINDOW);
@@ -356,7 +356,7 @@ impl Play {
             3 => {
                 let now = self.pair.now;
                 let since = now.checked_sub(Duration::from_secs(10));
-                let since = since.filter(|_| chance % 4 != 0);
+                let since = since.filter(|_| !chance.is_multiple_of(4));
                 self.pair.set_absence(now, since);
             }
             _ => self

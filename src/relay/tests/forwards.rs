@@ -30,9 +30,9 @@ fn chosen(port: u32) -> Bytes {
 /// `pair` once upstream has granted `request` with `reply`.
 fn granted(pair: &mut Scripted, request: Bytes, reply: Bytes) {
     pair.local(request.clone());
-    assert_eq!(pair.to_upstream(), [request]);
+    assert_eq!(pair.upstream_hears(), [request]);
     pair.upstream(reply.clone());
-    assert_eq!(pair.to_local(), [reply]);
+    assert_eq!(pair.local_hears(), [reply]);
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn listeners_are_asked_for_before_anything_else_and_under_their_ports() {
     assert!(pair.has_forwards());
     pair.gain();
     assert_eq!(
-        pair.to_upstream(),
+        pair.upstream_hears(),
         [
             listen("", 8080),
             listen("localhost", 40_000),
@@ -64,7 +64,7 @@ fn listeners_are_asked_for_before_anything_else_and_under_their_ports() {
         pair.upstream(success());
     }
     pair.upstream(confirmation(1, 0, 1000));
-    assert_eq!(pair.to_local(), [confirmation(1, 0, 1000)]);
+    assert_eq!(pair.local_hears(), [confirmation(1, 0, 1000)]);
     let addresses: Vec<_> = std::iter::from_fn(|| pair.poll_event()).collect();
     let restored = ["*:8080", "localhost:40000", "/tmp/socket"].map(|address| {
         let address = address.to_owned();
@@ -77,16 +77,16 @@ fn listeners_are_asked_for_before_anything_else_and_under_their_ports() {
 fn a_request_under_way_is_asked_again_as_it_was() {
     let mut pair = Scripted::joined(true);
     pair.local(listen("localhost", 0));
-    pair.to_upstream();
+    pair.upstream_hears();
     pair.lose();
     assert!(!pair.has_forwards());
     pair.gain();
-    assert_eq!(pair.to_upstream(), [listen("localhost", 0)]);
+    assert_eq!(pair.upstream_hears(), [listen("localhost", 0)]);
     pair.upstream(chosen(40_001));
-    assert_eq!(pair.to_local(), [chosen(40_001)]);
+    assert_eq!(pair.local_hears(), [chosen(40_001)]);
     pair.lose();
     pair.gain();
-    assert_eq!(pair.to_upstream(), [listen("localhost", 40_001)]);
+    assert_eq!(pair.upstream_hears(), [listen("localhost", 40_001)]);
 }
 
 #[test]
@@ -97,22 +97,22 @@ fn what_the_client_asks_meanwhile_gets_its_own_replies() {
     pair.lose();
     pair.gain();
     pair.local(global("mine@example.com", true));
-    assert_eq!(pair.to_upstream().len(), 3);
+    assert_eq!(pair.upstream_hears().len(), 3);
     pair.upstream(failure());
     pair.upstream(success());
-    assert!(pair.to_local().is_empty());
+    assert!(pair.local_hears().is_empty());
     pair.upstream(success());
-    assert_eq!(pair.to_local(), [success()]);
+    assert_eq!(pair.local_hears(), [success()]);
     // The first one again, between two of the client's.
     pair.local(global("mine@example.com", true));
     pair.wait(Duration::from_millis(100));
     pair.local(global("mine@example.com", true));
     let mine = global("mine@example.com", true);
-    assert_eq!(pair.to_upstream(), [mine.clone(), listen("", 1), mine]);
+    assert_eq!(pair.upstream_hears(), [mine.clone(), listen("", 1), mine]);
     for reply in [failure(), success(), success()] {
         pair.upstream(reply);
     }
-    assert_eq!(pair.to_local(), [failure(), success()]);
+    assert_eq!(pair.local_hears(), [failure(), success()]);
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_cancelled_listener_stays_away() {
     assert!(!pair.has_forwards());
     pair.lose();
     pair.gain();
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.upstream_hears().is_empty());
 }
 
 #[test]
@@ -134,15 +134,15 @@ fn a_listener_is_cancelled_between_two_upstreams() {
     pair.local(global("before@example.com", true));
     pair.lose();
     pair.local(cancel("", 80));
-    let told = pair.to_local();
+    let told = pair.local_hears();
     // That something before it is unanswered yet keeps the reply back, so there is a sign of life.
     assert_eq!(told, [Bytes::from_static(&[msg::IGNORE, 0, 0, 0, 0])]);
     pair.gain();
     let before = global("before@example.com", true);
-    assert_eq!(pair.to_upstream(), [listen("", 81), before]);
+    assert_eq!(pair.upstream_hears(), [listen("", 81), before]);
     pair.upstream(success());
     pair.upstream(failure());
-    assert_eq!(pair.to_local(), [failure(), success()]);
+    assert_eq!(pair.local_hears(), [failure(), success()]);
 }
 
 /// The client had it, and the upstream of the day never did.
@@ -153,12 +153,12 @@ fn the_cancellation_of_a_refused_listener_succeeds() {
     pair.lose();
     pair.gain();
     pair.local(cancel("", 80));
-    assert_eq!(pair.to_upstream(), [listen("", 80), cancel("", 80)]);
+    assert_eq!(pair.upstream_hears(), [listen("", 80), cancel("", 80)]);
     pair.upstream(failure());
     pair.upstream(failure());
-    assert_eq!(pair.to_local(), [success()]);
+    assert_eq!(pair.local_hears(), [success()]);
     pair.wait(Duration::from_secs(10));
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.upstream_hears().is_empty());
 }
 
 #[test]
@@ -171,18 +171,18 @@ fn what_was_not_to_be_answered_is_asked_for_again() {
             .put_uint32(80);
     });
     pair.local(unanswered.clone());
-    assert_eq!(pair.to_upstream(), [unanswered]);
+    assert_eq!(pair.upstream_hears(), [unanswered]);
     pair.lose();
     pair.gain();
-    assert_eq!(pair.to_upstream(), [listen("", 80)]);
+    assert_eq!(pair.upstream_hears(), [listen("", 80)]);
     pair.upstream(success());
-    assert!(pair.to_local().is_empty());
+    assert!(pair.local_hears().is_empty());
 }
 
 /// Plays an upstream that refuses the one listener until it is given up.
 fn refuse_until_given_up(pair: &mut Scripted) {
     loop {
-        assert_eq!(pair.to_upstream(), [listen("", 80)]);
+        assert_eq!(pair.upstream_hears(), [listen("", 80)]);
         pair.upstream(failure());
         let Some(at) = pair.poll_timeout() else {
             break;
@@ -198,19 +198,19 @@ fn a_listener_given_up_is_told_on_the_sessions() {
     let mut pair = with_channel(1 << 20, 1000);
     granted(&mut pair, listen("", 80), success());
     pair.lose();
-    pair.to_local();
+    pair.local_hears();
     pair.gain();
     pair.local(open("session", 11, 1 << 20));
     let asked = pair.pair.next_message(crate::relay::Side::Upstream);
     assert_eq!(asked, Some(listen("", 80)));
-    pair.to_upstream();
+    pair.upstream_hears();
     pair.upstream(failure());
     pair.upstream(confirmation(11, 0, 1000));
-    pair.to_local();
+    pair.local_hears();
     let at = pair.poll_timeout().unwrap();
     pair.wait(at - pair.now);
     refuse_until_given_up(&mut pair);
-    let told = pair.to_local();
+    let told = pair.local_hears();
     assert_eq!(told[0][0], msg::DEBUG);
     let notice = stderr_of(&told[1]);
     assert!(
@@ -227,14 +227,14 @@ fn a_listener_given_up_is_told_on_the_next_session() {
     pair.lose();
     pair.gain();
     refuse_until_given_up(&mut pair);
-    assert_eq!(pair.to_local().len(), 1, "for those who look for it");
+    assert_eq!(pair.local_hears().len(), 1, "for those who look for it");
     pair.local(open("session", 1, 1 << 20));
     pair.upstream(confirmation(1, 0, 1000));
-    pair.to_local();
+    pair.local_hears();
     pair.local(request(0, "exec"));
-    let told = pair.to_local();
+    let told = pair.local_hears();
     assert_eq!(told.len(), 1);
     assert!(stderr_of(&told[0]).starts_with("ssmshim: the target does not listen"));
     pair.local(request(0, "shell"));
-    assert!(pair.to_local().is_empty(), "once");
+    assert!(pair.local_hears().is_empty(), "once");
 }

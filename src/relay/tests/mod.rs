@@ -60,12 +60,12 @@ impl Scripted {
     }
 
     /// What the client is told.
-    fn to_local(&mut self) -> Vec<Bytes> {
+    fn local_hears(&mut self) -> Vec<Bytes> {
         drain(self, Side::Local)
     }
 
     /// What upstream is told.
-    fn to_upstream(&mut self) -> Vec<Bytes> {
+    fn upstream_hears(&mut self) -> Vec<Bytes> {
         drain(self, Side::Upstream)
     }
 

@@ -19,7 +19,7 @@ fn a_transport_is_untouched_until_something_is_asked_of_it() {
     assert!(pair.is_untouched());
     pair.local(global("tcpip-forward", true));
     assert!(!pair.is_untouched());
-    pair.to_upstream();
+    pair.upstream_hears();
     assert!(!pair.is_untouched());
     pair.lose();
     pair.upstream_refuses_all();
@@ -30,7 +30,7 @@ fn a_transport_is_untouched_until_something_is_asked_of_it() {
 impl Scripted {
     fn upstream_refuses_all(&mut self) {
         self.refuse("no way up");
-        self.to_local();
+        self.local_hears();
     }
 }
 
@@ -47,22 +47,22 @@ fn what_a_dead_upstream_has_not_answered_is_asked_of_the_next_one() {
         pair.local(message);
     }
     assert!(pair.is_asking());
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.upstream_hears().is_empty());
     for _ in 0..3 {
         pair.gain();
-        assert_eq!(pair.to_upstream(), said);
+        assert_eq!(pair.upstream_hears(), said);
         pair.lose();
-        assert!(pair.to_local().is_empty());
+        assert!(pair.local_hears().is_empty());
     }
     pair.local(open("session", 12, 1000));
     pair.gain();
     let last = [open("session", 12, 1000)];
-    assert_eq!(pair.to_upstream(), [&said[..], &last].concat());
+    assert_eq!(pair.upstream_hears(), [&said[..], &last].concat());
     pair.upstream(confirmation(10, 0, 1000));
     pair.upstream(failure());
     pair.upstream(channel_open_failure(11, 2, "no"));
     pair.upstream(confirmation(12, 1, 1000));
-    assert_eq!(pair.to_local().len(), 4);
+    assert_eq!(pair.local_hears().len(), 4);
     assert!(!pair.is_asking());
 }
 
@@ -73,9 +73,9 @@ fn what_every_upstream_has_died_of_is_not_asked_for_ever() {
     pair.local(global("deadly@example.com", true));
     let mut upstreams = 1;
     let answers = loop {
-        pair.to_upstream();
+        pair.upstream_hears();
         pair.lose();
-        let answers = pair.to_local();
+        let answers = pair.local_hears();
         if !answers.is_empty() {
             break answers;
         }
@@ -92,11 +92,11 @@ fn more_than_can_be_kept_fails() {
     for number in 0..5000 {
         pair.local(open("session", number, 1000));
     }
-    pair.to_upstream();
+    pair.upstream_hears();
     pair.lose();
-    let failed = pair.to_local().len();
+    let failed = pair.local_hears().len();
     pair.gain();
-    let asked = pair.to_upstream().len();
+    let asked = pair.upstream_hears().len();
     assert_eq!(failed + asked, 5000);
     assert!(failed > 0 && asked > 0, "{failed} {asked}");
 }
@@ -110,7 +110,7 @@ fn without_upstream_every_request_is_answered() {
     assert!(pair.is_asking());
     pair.refuse("no way up");
     assert_eq!(
-        pair.to_local(),
+        pair.local_hears(),
         [channel_open_failure(3, 2, "no way up"), failure()]
     );
     assert!(!pair.is_asking());
@@ -118,7 +118,7 @@ fn without_upstream_every_request_is_answered() {
     assert!(pair.is_asking(), "the next try is a new one");
     pair.gain();
     assert_eq!(
-        pair.to_upstream(),
+        pair.upstream_hears(),
         [
             global(NO_MORE_SESSIONS, false),
             open("direct-tcpip", 4, 1000)
@@ -132,12 +132,12 @@ fn a_session_ends_with_a_notice_and_a_signal_behind_its_output() {
     pair.upstream(data(10, b"output"));
     pair.local(data(20, b"input that nobody reads"));
     pair.lose();
-    let told = pair.to_local();
+    let told = pair.local_hears();
     assert_eq!(told[0], data(10, b"output"));
     assert_eq!(stderr_of(&told[1]), "ssmshim: gone\n");
     assert_eq!(told[2], exit_signal(10, "HUP", "gone"));
     assert_eq!(told[3..], [eof(10), close(10)]);
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.upstream_hears().is_empty());
     assert_eq!(pair.observer().open_channels(), 0);
 }
 
@@ -145,7 +145,7 @@ fn a_session_ends_with_a_notice_and_a_signal_behind_its_output() {
 fn a_terminal_is_told_on_a_line_of_its_own() {
     let mut pair = with_terminal();
     pair.lose();
-    let told = pair.to_local();
+    let told = pair.local_hears();
     assert_eq!(stderr_of(&told[0]), "\r\n[ssmshim: gone]\r\n");
 }
 
@@ -155,7 +155,7 @@ fn a_window_without_room_is_left_alone() {
     let mut pair = with_channel(9, 1000);
     pair.upstream(data(10, b"output"));
     pair.lose();
-    let told = pair.to_local();
+    let told = pair.local_hears();
     let signal = exit_signal(10, "HUP", "gone");
     assert_eq!(told, [data(10, b"output"), signal, eof(10), close(10)]);
 }
@@ -165,14 +165,14 @@ fn what_upstream_has_said_of_an_end_is_not_said_again() {
     let mut pair = with_channel(1 << 20, 1000);
     pair.upstream(request(10, "exit-status"));
     pair.upstream(eof(10));
-    pair.to_local();
+    pair.local_hears();
     pair.lose();
-    assert_eq!(pair.to_local(), [close(10)]);
+    assert_eq!(pair.local_hears(), [close(10)]);
 
     let mut pair = with_channel(1 << 20, 1000);
     pair.upstream(close(10));
     pair.lose();
-    assert_eq!(pair.to_local(), [close(10)], "once");
+    assert_eq!(pair.local_hears(), [close(10)], "once");
 }
 
 #[test]
@@ -180,9 +180,9 @@ fn other_channels_end_without_words() {
     let mut pair = Scripted::joined(true);
     pair.local(open("direct-tcpip", 10, 1 << 20));
     pair.upstream(confirmation(10, 20, 1000));
-    pair.to_local();
+    pair.local_hears();
     pair.lose();
-    assert_eq!(pair.to_local(), [eof(10), close(10)]);
+    assert_eq!(pair.local_hears(), [eof(10), close(10)]);
 }
 
 #[test]
@@ -191,14 +191,14 @@ fn a_channel_that_the_client_has_closed_is_closed() {
     pair.upstream(data(10, b"nobody listens"));
     pair.local(close(20));
     pair.lose();
-    assert_eq!(pair.to_local(), [close(10)]);
+    assert_eq!(pair.local_hears(), [close(10)]);
 }
 
 #[test]
 fn what_the_client_says_on_a_dead_channel_is_for_nobody() {
     let mut pair = with_channel(1 << 20, 1000);
     pair.lose();
-    pair.to_local();
+    pair.local_hears();
     pair.gain();
     for message in [
         data(20, b"late"),
@@ -209,12 +209,12 @@ fn what_the_client_says_on_a_dead_channel_is_for_nobody() {
     ] {
         pair.local(message);
     }
-    assert!(pair.to_upstream().is_empty());
-    assert!(pair.to_local().is_empty());
+    assert!(pair.upstream_hears().is_empty());
+    assert!(pair.local_hears().is_empty());
     assert!(pair.is_untouched());
     // Whatever the client says of that channel after its CLOSE is for sshd to judge.
     pair.local(data(20, b"nonsense"));
-    assert_eq!(pair.to_upstream().len(), 1);
+    assert_eq!(pair.upstream_hears().len(), 1);
 }
 
 #[test]
@@ -223,39 +223,39 @@ fn a_client_that_closes_a_dead_channel_hears_no_more_than_its_end() {
     pair.upstream(data(10, b"output"));
     pair.lose();
     pair.local(close(20));
-    assert_eq!(pair.to_local(), [close(10)]);
+    assert_eq!(pair.local_hears(), [close(10)]);
 }
 
 #[test]
 fn numbers_of_another_upstream_are_beyond_those_of_the_one_before() {
     let mut pair = with_channel(1 << 20, 1000);
     pair.lose();
-    pair.to_local();
+    pair.local_hears();
     pair.gain();
     // The new sshd gives the number of the channel that the client has not closed yet.
     pair.local(open("session", 11, 1000));
-    pair.to_upstream();
+    pair.upstream_hears();
     pair.upstream(confirmation(11, 20, 1000));
-    assert_eq!(pair.to_local(), [confirmation(11, 41, 1000)]);
+    assert_eq!(pair.local_hears(), [confirmation(11, 41, 1000)]);
     pair.local(data(20, b"late"));
     pair.local(data(41, b"new"));
     pair.local(close(20));
-    assert_eq!(pair.to_upstream(), [data(20, b"new")]);
+    assert_eq!(pair.upstream_hears(), [data(20, b"new")]);
     pair.upstream(messages::window_adjust(11, 5));
     pair.upstream(open("forwarded-tcpip", 3, 1000));
-    let opened = pair.to_local();
+    let opened = pair.local_hears();
     assert_eq!(opened.last(), Some(&open("forwarded-tcpip", 24, 1000)));
     pair.local(confirmation(24, 12, 1000));
-    assert_eq!(pair.to_upstream(), [confirmation(3, 12, 1000)]);
+    assert_eq!(pair.upstream_hears(), [confirmation(3, 12, 1000)]);
     pair.local(request(41, "break"));
-    assert_eq!(pair.to_upstream(), [request(20, "break")]);
+    assert_eq!(pair.upstream_hears(), [request(20, "break")]);
 }
 
 #[test]
 fn numbers_wrap() {
     let mut pair = Scripted::joined(true);
     pair.upstream(open("forwarded-tcpip", u32::MAX - 1, 1000));
-    pair.to_local();
+    pair.local_hears();
     pair.local(channel_open_failure(u32::MAX - 1, 1, "no"));
     for raw in [5, u32::MAX] {
         pair.lose();
@@ -267,9 +267,9 @@ fn numbers_wrap() {
         } else {
             shown.wrapping_add(6)
         };
-        assert_eq!(pair.to_local(), [open("forwarded-tcpip", shown, 1000)]);
+        assert_eq!(pair.local_hears(), [open("forwarded-tcpip", shown, 1000)]);
         pair.local(channel_open_failure(shown, 1, "no"));
-        assert_eq!(pair.to_upstream(), [channel_open_failure(raw, 1, "no")]);
+        assert_eq!(pair.upstream_hears(), [channel_open_failure(raw, 1, "no")]);
     }
 }
 
@@ -278,16 +278,16 @@ fn a_channel_that_upstream_did_not_live_to_see_is_closed() {
     let mut pair = Scripted::joined(true);
     pair.upstream(open("forwarded-tcpip", 20, 1000));
     pair.upstream(open("forwarded-tcpip", 21, 1000));
-    pair.to_local();
+    pair.local_hears();
     pair.lose();
     pair.local(confirmation(20, 10, 1000));
-    assert_eq!(pair.to_local(), [close(10)]);
+    assert_eq!(pair.local_hears(), [close(10)]);
     pair.local(channel_open_failure(21, 1, "no"));
     pair.local(data(20, b"early"));
     pair.local(close(20));
     pair.gain();
-    assert!(pair.to_local().is_empty());
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.local_hears().is_empty());
+    assert!(pair.upstream_hears().is_empty());
 }
 
 #[test]
@@ -297,32 +297,32 @@ fn replies_to_an_upstream_that_is_gone_are_not_for_the_next_one() {
         pair.upstream(global("keepalive@openssh.com", true));
     }
     pair.local(failure());
-    assert_eq!(pair.to_upstream(), [failure()]);
+    assert_eq!(pair.upstream_hears(), [failure()]);
     pair.lose();
     pair.gain();
     pair.upstream(global("keepalive@openssh.com", true));
     pair.local(failure());
-    assert!(pair.to_upstream().is_empty());
+    assert!(pair.upstream_hears().is_empty());
     pair.local(success());
-    assert_eq!(pair.to_upstream(), [success()]);
+    assert_eq!(pair.upstream_hears(), [success()]);
 }
 
 #[test]
 fn late_replies_are_not_taken_for_others() {
     let mut pair = Scripted::joined(true);
     pair.local(global("first@example.com", true));
-    pair.to_upstream();
+    pair.upstream_hears();
     pair.lose();
     pair.refuse("no way up");
-    assert_eq!(pair.to_local(), [failure()]);
+    assert_eq!(pair.local_hears(), [failure()]);
     pair.gain();
     pair.local(global("second@example.com", true));
-    assert_eq!(pair.to_upstream(), [global("second@example.com", true)]);
+    assert_eq!(pair.upstream_hears(), [global("second@example.com", true)]);
     pair.upstream(success());
-    assert_eq!(pair.to_local(), [success()]);
+    assert_eq!(pair.local_hears(), [success()]);
     // Nobody has asked, and nobody waits: for the client to judge.
     pair.upstream(success());
-    assert_eq!(pair.to_local(), [success()]);
+    assert_eq!(pair.local_hears(), [success()]);
 }
 
 #[test]
@@ -338,4 +338,21 @@ fn a_flood_without_upstream_is_left_unread() {
     assert!((32..1000).contains(&taken), "{taken} taken");
     pair.refuse("no way up");
     assert!(pair.may_receive(Side::Local));
+}
+
+#[test]
+fn a_malformed_message_is_remembered_for_one_upstream() {
+    let malformed = Bytes::from_static(&[98, 0, 0]);
+    let mut pair = Scripted::alone(true);
+    pair.local(malformed.clone());
+    assert!(!pair.has_offended(), "there is nobody to offend");
+    pair.gain();
+    assert!(pair.has_offended());
+    pair.lose();
+    pair.gain();
+    assert!(!pair.has_offended());
+    pair.upstream(malformed.clone());
+    assert!(!pair.has_offended(), "that was its own");
+    pair.local(malformed);
+    assert!(pair.has_offended());
 }

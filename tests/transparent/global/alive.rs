@@ -76,15 +76,20 @@ fn answered(world: &World, seen: &mut Seen) {
     }
 }
 
-/// A client that does not answer is asked as often as configured, and dropped.
+/// A client that does not answer is asked as often as configured, and dropped: sshd leaves without a word, as it does
+/// when it is killed.
 fn not_answered(world: &World, seen: &mut Seen) {
     let mut client = Raw::connect(world);
     let channel = client.session(0);
-    client.record(seen, "idle", |_| false);
+    for n in 0..2 {
+        let heard = client.next();
+        seen.note(&format!("asked {n}"), heard.to_text());
+    }
+    super::assert_lost(world, &mut client, 0);
     client.close(channel);
 }
 
-/// A client that stands still is dropped; when it goes on it finds its connection closed.
+/// A client that stands still is dropped; when it goes on it finds that sshd has gone.
 fn stopped_client(world: &World, seen: &mut Seen) {
     let (mut client, [command, sshd]) = started(world, &["-o", "LogLevel=INFO"], "exec cat");
     client.signal(Signal::STOP);
@@ -93,7 +98,7 @@ fn stopped_client(world: &World, seen: &mut Seen) {
     client.signal(Signal::CONT);
     let status = client.wait(DEADLINE);
     seen.note("status", code(status));
-    seen.note("stderr", super::without_addition(&client.stderr()));
+    seen.note("stderr", super::lost(world, &client.stderr()));
 }
 
 /// A client that answers between other work is kept, in silence and under load.

@@ -14,6 +14,7 @@ use rustix::process::Pid;
 use crate::common::process::Running;
 use crate::common::until;
 use crate::common::world::World;
+use crate::raw::{Heard, Raw};
 
 /// A process of the far end, which is this machine.
 fn pid(text: &str) -> Pid {
@@ -48,4 +49,45 @@ fn without_addition(stderr: &str) -> String {
         .lines()
         .filter(|line| !line.contains("Permanently added"));
     lines.collect::<Vec<_>>().join("\n")
+}
+
+/// What the person is told. Which of these lines OpenSSH says depends on whether it reads or writes first once the
+/// connection is gone; through us it is not gone, and the line is ours.
+fn lost(world: &World, stderr: &str) -> String {
+    const NOTICE: &str = "ssmshim: the target's sshd closed the connection";
+    assert_eq!(stderr.contains(NOTICE), world.daemon.is_some(), "{stderr}");
+    [
+        "Read from remote host 127.0.0.1: Connection reset by peer\nclient_loop: send disconnect: Broken pipe",
+        "client_loop: send disconnect: Broken pipe",
+        "client_loop: send disconnect: Connection reset by peer",
+        "Connection to 127.0.0.1 closed by remote host.",
+        NOTICE,
+    ]
+    .iter()
+    .fold(
+        without_addition(stderr).replace('\r', ""),
+        |text, line| text.replace(line, "<it is gone>"),
+    )
+}
+
+/// The far end has gone without a word. Directly that is the end of the connection; through us it is the end of our
+/// session `number`, with a notice and a signal.
+fn assert_lost(world: &World, client: &mut Raw, number: u32) {
+    let mut heard = Vec::new();
+    while !matches!(heard.last(), Some(Heard::End(_) | Heard::Close(_))) {
+        heard.push(client.next());
+    }
+    if world.daemon.is_none() {
+        return assert_eq!(heard, [Heard::End(None)]);
+    }
+    let texts: Vec<_> = heard.iter().map(Heard::to_text).collect();
+    let starts = [
+        format!("EXTENDED_DATA {number} type 1 ssmshim: the target"),
+        format!("REQUEST {number} exit-signal false"),
+        format!("EOF {number}"),
+        format!("CLOSE {number}"),
+    ];
+    let is_so = |(text, start): (&String, &String)| text.starts_with(start);
+    let all = texts.iter().zip(&starts).all(is_so);
+    assert!(all && texts.len() == starts.len(), "{texts:?}");
 }
