@@ -81,15 +81,11 @@ fn emulator_takes_faults_and_tells_them() {
     assert_eq!(told["faults"][0]["effect"], "drop", "{told}");
     assert_eq!(told["faults"][1]["latency_ms"], 40, "{told}");
 
-    for (senseless, status, named) in [
-        ("{", 2, "EOF"),
-        ("no/such/file", 2, "a file is read"),
-        (r#"{"fault": "cut"}"#, 2, "side"),
-        (
-            r#"{"fault": "link", "bytes_per_second": 0}"#,
-            1,
-            "at least 1",
-        ),
+    for (senseless, named) in [
+        ("{", "EOF"),
+        ("no/such/file", "a file is read"),
+        (r#"{"fault": "cut"}"#, "side"),
+        (r#"{"fault": "link", "bytes_per_second": 0}"#, "at least 1"),
     ] {
         let output = ssmshim(home.path(), &["emulator", "--fault", senseless]).output();
         assert_eq!(output.code, 2, "{output:?}");
