@@ -303,7 +303,7 @@ impl Pair {
                 self.queues[to].push_control(message);
             }
             Message::WindowAdjust { recipient, bytes } => {
-                let limit = self.observer.limit(self.limits(to));
+                let limit = self.observer.limit(self.limits(from));
                 match self.observer.channel(to, recipient) {
                     // After its CLOSE it means nothing.
                     Some(channel) if channel.ends[from].has_closed => {}

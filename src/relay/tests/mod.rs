@@ -31,9 +31,14 @@ struct Scripted {
 impl Scripted {
     /// A pair that waits for its first upstream.
     fn alone(local_is_openssh: bool) -> Self {
+        Self::with(LIMITS, local_is_openssh)
+    }
+
+    /// [`Scripted::alone`] with limits of one's own.
+    fn with(limits: Limits, local_is_openssh: bool) -> Self {
         let now = Instant::now();
         Self {
-            pair: Pair::new(LIMITS, local_is_openssh, now),
+            pair: Pair::new(limits, local_is_openssh, now),
             now,
         }
     }
