@@ -13,7 +13,7 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
     let options = Options {
         listen: arguments.listen,
         pacing: arguments.emulated.pacing.into(),
-        resend: arguments.resend.into(),
+        resend: arguments.emulated.resend(),
         faults: arguments.faults.plan(),
         ..Options::default()
     };
