@@ -75,6 +75,7 @@ const PURE: &[&str] = &[
     "relay::absence",
     "relay::credit",
     "relay::forwards",
+    "relay::grammar",
     "relay::ledger",
     "relay::numbering",
     "relay::observer",

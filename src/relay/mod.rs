@@ -11,6 +11,7 @@ mod credit;
 mod driver;
 mod end;
 mod forwards;
+mod grammar;
 mod ledger;
 mod numbering;
 mod observer;
