@@ -34,7 +34,7 @@ const GLOBALS: &[(&[u8], &[Field])] = &[
     (b"cancel-streamlocal-forward@openssh.com", &[Text]),
 ];
 
-/// Fields of requests for sessions (RFC 4254 §6, RFC 4335).
+/// Fields of requests for sessions (RFC 4254 §6, RFC 4335, OpenSSH PROTOCOL §2.1).
 const REQUESTS: &[(&[u8], &[Field])] = &[
     (b"pty-req", &[Text, Uint32, Uint32, Uint32, Uint32, Bytes]),
     (b"window-change", &[Uint32, Uint32, Uint32, Uint32]),
@@ -46,6 +46,7 @@ const REQUESTS: &[(&[u8], &[Field])] = &[
     (b"signal", &[Text]),
     (b"break", &[Uint32]),
     (b"auth-agent-req@openssh.com", &[]),
+    (b"eow@openssh.com", &[]),
 ];
 
 /// Whether `message` of a client is one that an sshd can read, as far as that is known here.
