@@ -79,6 +79,7 @@ const PURE: &[&str] = &[
     "relay::credit",
     "relay::flight",
     "relay::forwards",
+    "relay::grammar",
     "relay::ledger",
     "relay::numbering",
     "relay::observer",

@@ -12,6 +12,7 @@ mod driver;
 mod end;
 mod flight;
 mod forwards;
+mod grammar;
 mod ledger;
 mod numbering;
 mod observer;

@@ -15,6 +15,7 @@ use super::absence::Absence;
 use super::credit::Limits;
 use super::flight::Flight;
 use super::forwards::Forwards;
+use super::grammar;
 use super::ledger::Ledger;
 use super::numbering::Numbering;
 use super::observer::{Channel, Kind, Observer, Receiver};
@@ -172,8 +173,8 @@ impl Pair {
         self.flight.on_round_trip(round_trip, now);
     }
 
-    /// Whether the client has sent the joined upstream a message that is malformed: if that one leaves, it may well
-    /// be for that, as sshd does without a word, and another one would be treated no better.
+    /// Whether the client has sent the joined upstream a message that cannot be read: if that one leaves, it may well
+    /// be for that, as sshd does without a word, and another login would end no better.
     pub fn has_offended(&self) -> bool {
         self.joined
             .as_ref()
@@ -191,7 +192,10 @@ impl Pair {
         match from {
             Side::Local if self.is_for_the_dead(&message) => Ok(Received::Taken),
             Side::Local if self.joined.is_none() => Ok(self.hold(now, message)),
-            Side::Local => self.pass(now, from, message),
+            Side::Local => {
+                self.note_offence(&message);
+                self.pass(now, from, message)
+            }
             Side::Upstream => {
                 let message = self.numbering.for_local(message);
                 self.pass(now, from, message)
@@ -364,12 +368,7 @@ impl Pair {
                 self.queues[to].push(recipient, message);
             }
             Message::Reply { recipient } => self.queues[to].push(recipient, message),
-            Message::Malformed => {
-                if from == Side::Local {
-                    self.note_offence();
-                }
-                self.queues[to].push_control(message);
-            }
+            Message::Malformed => self.queues[to].push_control(message),
             Message::Unknown if message[0] >= LOCAL_EXTENSIONS => {
                 self.queues[to].push_control(message);
             }
@@ -378,9 +377,10 @@ impl Pair {
         Ok(Received::Taken)
     }
 
-    fn note_offence(&mut self) {
+    /// Upstream is about to be told `message` of the client's.
+    fn note_offence(&mut self, message: &[u8]) {
         if let Some(joined) = &mut self.joined {
-            joined.is_offended = true;
+            joined.is_offended |= !grammar::is_readable(message);
         }
     }
 

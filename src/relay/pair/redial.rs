@@ -28,15 +28,13 @@ impl Pair {
             self.send_global(Owed::Forward(id), request);
         }
         for replay in self.ledger.replay() {
+            let (Replay::Open(message) | Replay::Global(_, message) | Replay::Said(message)) =
+                &replay;
+            self.note_offence(message);
             match replay {
                 Replay::Open(message) => self.pass_open(Side::Local, message),
                 Replay::Global(id, message) => self.send_global(Owed::Client(id), message),
-                Replay::Said(message) => {
-                    if Message::parse(&message) == Message::Malformed {
-                        self.note_offence();
-                    }
-                    self.queues.upstream.push_control(message);
-                }
+                Replay::Said(message) => self.queues.upstream.push_control(message),
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
     with_terminal,
 };
 use crate::relay::Side;
-use crate::ssh::messages::{window_adjust, with_recipient};
+use crate::ssh::messages::window_adjust;
 use crate::ssh::wire::msg;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -188,6 +188,6 @@ fn an_absence_ends_with_its_upstream() {
     assert!(pair.local_hears().is_empty());
     assert_eq!(pair.poll_timeout(), None);
     // Whoever types there hears nothing, and says nothing.
-    pair.local(with_recipient(data(20, b"x"), 20));
+    pair.local(data(20, b"x"));
     assert!(pair.is_drained(Side::Upstream) && pair.is_drained(Side::Local));
 }
