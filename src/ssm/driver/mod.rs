@@ -237,7 +237,7 @@ impl Driver {
     async fn open(&self) -> Result<Connection, Error> {
         let credentials = self.ssm.credentials().await?;
         let url = &self.ticket.stream_url;
-        let mut websocket = websocket::dial(url, self.ssm.region(), &credentials).await?;
+        let mut websocket = websocket::dial(self.ssm.caller(), url, &credentials).await?;
         let open = OpenDataChannelInput {
             message_schema_version: MESSAGE_SCHEMA_VERSION.to_owned(),
             request_id: Uuid::new_v4().to_string(),

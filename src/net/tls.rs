@@ -6,19 +6,13 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::OnceCell;
 
-use super::BoxError;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-static CONFIG: OnceCell<Arc<ClientConfig>> = OnceCell::const_new();
-
-/// The configuration, made once: reading the system's certificates takes a while.
+/// Reads the certificates that are trusted, off the runtime's threads: it takes a while.
 pub(super) async fn config() -> Result<Arc<ClientConfig>, BoxError> {
-    let config = CONFIG.get_or_try_init(|| async {
-        let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
-        tokio::task::spawn_blocking(move || load(bundle.map(PathBuf::from))).await?
-    });
-    config.await.cloned()
+    let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
+    tokio::task::spawn_blocking(move || load(bundle.map(PathBuf::from))).await?
 }
 
 fn load(bundle: Option<PathBuf>) -> Result<Arc<ClientConfig>, BoxError> {

@@ -1,6 +1,7 @@
-//! TCP with or without TLS, as one type.
+//! TCP, TLS over it, and TLS over that, as one type.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -8,16 +9,29 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// What a WebSocket runs on.
+/// An open connection.
 #[derive(Debug)]
-pub enum Socket {
-    /// To this computer.
+pub enum Stream {
+    /// Without TLS.
     Plain(TcpStream),
-    /// To the service.
-    Tls(Box<TlsStream<TcpStream>>),
+    /// With TLS; to a service through a proxy that speaks TLS itself, it is there twice.
+    Tls(Box<TlsStream<Self>>),
 }
 
-impl AsyncRead for Socket {
+impl Stream {
+    /// The address of the nearest other end: the destination, or a proxy on the way.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(tcp) => tcp.peer_addr(),
+            Self::Tls(tls) => tls.get_ref().0.peer_address(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -30,7 +44,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
