@@ -1,6 +1,7 @@
 //! From a destination to an open connection.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use rustls::ClientConfig;
@@ -25,18 +26,30 @@ const TUNNEL_LIMIT: Duration = Duration::from_secs(6);
 #[derive(Debug, Default)]
 pub struct Dialler {
     proxies: Proxies,
+    /// Certificates that are trusted besides the system's.
+    bundle: OnceLock<PathBuf>,
     /// Made at the first use: reading the system's certificates takes a while.
     tls: OnceCell<Arc<ClientConfig>>,
 }
 
 impl Dialler {
-    /// Reads `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY` now, and `AWS_CA_BUNDLE` when TLS is
-    /// first spoken.
+    /// Reads `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY` and `AWS_CA_BUNDLE`.
     pub fn from_env() -> Self {
-        Self {
+        let dialler = Self {
             proxies: Proxies::from_variables(|name| std::env::var(name).ok()),
-            tls: OnceCell::new(),
+            ..Self::default()
+        };
+        if let Some(bundle) = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty()) {
+            dialler.trust(bundle.into());
         }
+        dialler
+    }
+
+    /// Trusts the certificates in the PEM file `bundle`, unless another file was named before, or TLS is
+    /// spoken already.
+    pub fn trust(&self, bundle: PathBuf) {
+        // The first one stays: what the environment says wins over a profile.
+        let _ = self.bundle.set(bundle);
     }
 
     /// Connects to `to`, through TLS if it says so.
@@ -123,7 +136,8 @@ impl Dialler {
     async fn secure(&self, stream: Stream, to: &Destination) -> Result<Stream, Error> {
         let name = ServerName::try_from(to.host().to_owned())
             .map_err(|_| Error::InvalidHost(to.host().to_owned()))?;
-        let config = self.tls.get_or_try_init(tls::config).await;
+        let load = || tls::config(self.bundle.get().cloned());
+        let config = self.tls.get_or_try_init(load).await;
         let config = config.map_err(|error| Error::Roots(error.into()))?;
         let connector = TlsConnector::from(Arc::clone(config));
         match connector.connect(name, stream).await {

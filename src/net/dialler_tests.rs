@@ -15,7 +15,7 @@ fn through(proxy: &str) -> Dialler {
     let proxies = Proxies::from_variables(|name| (name == "ALL_PROXY").then(|| proxy.to_owned()));
     Dialler {
         proxies,
-        tls: OnceCell::new(),
+        ..Dialler::default()
     }
 }
 

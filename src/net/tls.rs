@@ -9,10 +9,13 @@ use rustls::{ClientConfig, RootCertStore};
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Reads the certificates that are trusted, off the runtime's threads: it takes a while.
-pub(super) async fn config() -> Result<Arc<ClientConfig>, BoxError> {
-    let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
-    tokio::task::spawn_blocking(move || load(bundle.map(PathBuf::from))).await?
+/// Reads the certificates that are trusted, the system's and those in the file `bundle`, off the
+/// runtime's threads: it takes a while.
+///
+/// # Errors
+/// When the file cannot be read, or there is none at all.
+pub(super) async fn config(bundle: Option<PathBuf>) -> Result<Arc<ClientConfig>, BoxError> {
+    tokio::task::spawn_blocking(move || load(bundle)).await?
 }
 
 fn load(bundle: Option<PathBuf>) -> Result<Arc<ClientConfig>, BoxError> {

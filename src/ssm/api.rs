@@ -372,6 +372,9 @@ impl Ssm {
 
     fn with_dialler(config: &SdkConfig, dialler: Arc<Dialler>) -> Result<Self, Error> {
         let region = config.region().ok_or(Error::MissingRegion)?.to_string();
+        if let Some(bundle) = setting(config, "AWS_CA_BUNDLE", "ca_bundle") {
+            dialler.trust(bundle.into());
+        }
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_timeout(CALL_TIMEOUT)
@@ -535,19 +538,25 @@ impl Ssm {
 
 /// The host of the endpoint URL that the configuration names, looked for where the SDK's client does.
 fn api_host(config: &SdkConfig) -> Option<String> {
-    let key = ServiceConfigKey::builder()
-        .service_id("SSM")
-        .env("AWS_ENDPOINT_URL")
-        .profile("endpoint_url")
-        .build()
-        .ok()?;
     let is_explicit = config.get_origin("endpoint_url").is_client_config();
-    let of_service = config.service_config().filter(|_| !is_explicit);
-    let url = of_service
-        .and_then(|service| service.load_config(key))
-        .or_else(|| config.endpoint_url().map(str::to_owned))?;
+    let of_service = match is_explicit {
+        true => None,
+        false => setting(config, "AWS_ENDPOINT_URL", "endpoint_url"),
+    };
+    let url = of_service.or_else(|| config.endpoint_url().map(str::to_owned))?;
     let endpoint = Destination::of(&url.parse().ok()?).ok()?;
     Some(endpoint.host().to_owned())
+}
+
+/// A setting for Systems Manager in the environment, as `variable`, or in the AWS profile, as `key`.
+fn setting(config: &SdkConfig, variable: &str, key: &str) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("SSM")
+        .env(variable)
+        .profile(key)
+        .build()
+        .ok()?;
+    config.service_config()?.load_config(key)
 }
 
 /// The error of the credentials chain among the causes of `error`.

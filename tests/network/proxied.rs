@@ -5,6 +5,7 @@ use std::net::ToSocketAddrs as _;
 use rustix::process::Signal;
 
 use crate::common::skip;
+use crate::front::file;
 use crate::proxy::{API, GATEWAY, LOGIN, Socks, Squid};
 use crate::way::{Far, Way, host_name};
 
@@ -22,21 +23,26 @@ fn a_certificate_of_ones_own_is_trusted_by_api_and_websocket() {
     let daemon = way.start();
     assert_eq!(far.echo(&daemon, "hi"), "hi");
     let seen = far.front.seen();
-    assert!(
-        seen.contains("X-Amz-Target: AmazonSSM.StartSession")
-            || seen.contains("AmazonSSM.StartSession")
-    );
+    assert!(seen.contains("AmazonSSM.StartSession"), "the API call too");
     assert!(
         seen.contains("Upgrade: websocket"),
         "the websocket went there"
     );
     drop(daemon);
 
-    let distrustful = way.with("AWS_CA_BUNDLE", "").launch();
-    let error = distrustful.told("error: ");
+    let distrustful = way.with("AWS_CA_BUNDLE", "");
+    let daemon = distrustful.launch();
+    let error = daemon.told("error: ");
     assert!(error.contains("TLS with localhost"), "{error}");
-    let hint = distrustful.told("hint: ");
+    let hint = daemon.told("hint: ");
     assert!(hint.contains("AWS_CA_BUNDLE"), "{hint}");
+    drop(daemon);
+
+    let bundle = file(far.directory.path(), "profile.pem", &far.authority.pem);
+    let profile = format!("[default]\nca_bundle = {bundle}\n");
+    let profile = file(far.directory.path(), "config", &profile);
+    let daemon = distrustful.with("AWS_CONFIG_FILE", &profile).start();
+    assert_eq!(far.echo(&daemon, "profile"), "profile");
 }
 
 #[test]
