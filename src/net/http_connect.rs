@@ -221,4 +221,15 @@ mod tests {
         let (result, _) = exchange(&proxy("http://p"), &said).await;
         assert!(result.unwrap_err().to_string().contains("no end"));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_an_answer_or_none(front in "HTTP/1\\.1 [0-9]{3} |", rest: Vec<u8>, cut: usize) {
+            let bytes = [front.as_bytes(), &rest, b"\r\n\r\n"].concat();
+            let whole = Answer::parse(&bytes);
+            // What is right as a whole is not wrong while it comes.
+            let part = Answer::parse(&bytes[..cut % bytes.len()]);
+            proptest::prop_assert!(whole.is_err() || part.is_ok());
+        }
+    }
 }

@@ -136,4 +136,19 @@ mod tests {
             "{told}"
         );
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_may_stand_in_the_environment(
+            proxy in "((https?|socks5)://)?[a-z:@\\[\\]%/0-9.é]{0,12}",
+            exceptions in "[a-z*.,:/\\[\\]0-9 é]{0,16}",
+            any: String,
+        ) {
+            let to = "https://a.b:1".parse().unwrap();
+            for (proxy, exceptions) in [(&proxy, &exceptions), (&any, &any)] {
+                let proxies = proxies(&[("ALL_PROXY", proxy), ("NO_PROXY", exceptions)]);
+                let _ = proxies.route(&to);
+            }
+        }
+    }
 }

@@ -281,4 +281,19 @@ mod tests {
         };
         assert!(matches!(resolve(&plain, &given), Err(Error::Insecure(_))));
     }
+
+    proptest::proptest! {
+        /// Whatever stands around the name of a gateway, it leads there or is refused.
+        #[test]
+        fn a_gateway_with_anything_around_it_is_that_or_refused(
+            before in "[a-z0-9.@:/\\[\\]%#?\\\\-]{0,4}",
+            after in "[a-z0-9.@:\\[\\]%\\\\-]{0,6}",
+        ) {
+            let host = "ssmmessages.eu-west-1.amazonaws.com";
+            let url = format!("wss://{before}{host}{after}/x");
+            if let Ok((_, to)) = Gateways::default().resolve(&Secret::new(url)) {
+                proptest::prop_assert_eq!(to, Destination::new(host, 443, true));
+            }
+        }
+    }
 }
