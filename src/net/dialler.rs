@@ -14,7 +14,7 @@ use super::destination::Destination;
 use super::error::Error;
 use super::proxies::Proxies;
 use super::proxy::{Protocol, Proxy};
-use super::stream::Stream;
+use super::stream::{Stream, Tcp};
 use super::{http_connect, socks, tcp, tls};
 
 /// For the connection to a destination or to its proxy, TLS included.
@@ -122,9 +122,10 @@ impl Dialler {
                 host: to.authority(),
                 source: Arc::new(source),
             })?;
+            let stream = Stream::Plain(Tcp::new(tcp));
             match to.is_tls() {
-                true => self.secure(Stream::Plain(tcp), to).await,
-                false => Ok(Stream::Plain(tcp)),
+                true => self.secure(stream, to).await,
+                false => Ok(stream),
             }
         };
         timeout(CONNECT_LIMIT, connected)

@@ -28,4 +28,4 @@ pub use self::destination::{Destination, InvalidDestination};
 pub use self::dialler::Dialler;
 pub use self::error::{AuthenticationProblem, Error};
 pub use self::http::HttpClient;
-pub use self::stream::Stream;
+pub use self::stream::{Stream, Tcp};

@@ -13,7 +13,7 @@ use tokio_rustls::client::TlsStream;
 #[derive(Debug)]
 pub enum Stream {
     /// Without TLS.
-    Plain(TcpStream),
+    Plain(Tcp),
     /// With TLS; to a service through a proxy that speaks TLS itself, it is there twice.
     Tls(Box<TlsStream<Self>>),
 }
@@ -25,9 +25,73 @@ impl Stream {
     /// When the connection is gone.
     pub fn peer_address(&self) -> io::Result<SocketAddr> {
         match self {
-            Self::Plain(tcp) => tcp.peer_addr(),
+            Self::Plain(tcp) => tcp.stream.peer_addr(),
             Self::Tls(tls) => tls.get_ref().0.peer_address(),
         }
+    }
+
+    /// How often the kernel, after it had refused bytes, has taken some again: its buffer empties
+    /// only when the other side acknowledges what is in it, so each time is a sign of life, of a proxy's
+    /// where there is one.
+    pub fn relieved(&self) -> u64 {
+        match self {
+            Self::Plain(tcp) => tcp.relieved,
+            Self::Tls(tls) => tls.get_ref().0.relieved(),
+        }
+    }
+}
+
+/// A TCP connection that notes when its full send buffer has emptied.
+#[derive(Debug)]
+pub struct Tcp {
+    stream: TcpStream,
+    /// The last write found no room.
+    is_full: bool,
+    relieved: u64,
+}
+
+impl Tcp {
+    /// Wraps a connected stream.
+    pub(super) fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            is_full: false,
+            relieved: 0,
+        }
+    }
+}
+
+impl AsyncRead for Tcp {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Tcp {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        match &written {
+            Poll::Pending => self.is_full = true,
+            Poll::Ready(Ok(_)) if std::mem::take(&mut self.is_full) => self.relieved += 1,
+            Poll::Ready(_) => {}
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 }
 

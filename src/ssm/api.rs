@@ -19,6 +19,7 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use aws_smithy_runtime_api::http::Headers;
 use aws_types::service_config::ServiceConfigKey;
 use thiserror::Error;
 use tokio::sync::Mutex;
@@ -102,6 +103,8 @@ pub enum Error {
     Throttled {
         /// The call.
         operation: Operation,
+        /// How long the service wants us to wait, if it says so.
+        retry_after: Option<Duration>,
         /// What the service said.
         #[source]
         source: BoxError,
@@ -125,6 +128,8 @@ pub enum Error {
     Service {
         /// The call.
         operation: Operation,
+        /// How long the service wants us to wait, if it says so.
+        retry_after: Option<Duration>,
         /// What the service said.
         #[source]
         source: BoxError,
@@ -187,6 +192,14 @@ impl Error {
         )
     }
 
+    /// How long the service wants us to wait before the next call, if it says so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } | Self::Service { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// What a person can do about it, if anything is known.
     pub fn hint(&self) -> Option<&'static str> {
         Some(match self {
@@ -232,14 +245,15 @@ impl Error {
     {
         if let SdkError::ServiceError(service) = error {
             let status = service.raw().status().as_u16();
-            return Self::classify_answer(operation, status, service.into_err());
+            let retry_after = retry_after(service.raw().headers());
+            return Self::classify_answer(operation, status, retry_after, service.into_err());
         }
         if let Some(error) = net::Error::in_chain(&error) {
             return Self::Network(error.clone());
         }
-        let is_failing = error
-            .raw_response()
-            .is_some_and(|response| response.status().is_server_error());
+        let response = error.raw_response();
+        let is_failing = response.is_some_and(|response| response.status().is_server_error());
+        let retry_after = response.and_then(|response| retry_after(response.headers()));
         match (credentials_error(&error), &error) {
             (Some(CredentialsError::CredentialsNotLoaded(_)), _) => {
                 Self::CredentialsMissing(error.into())
@@ -248,13 +262,19 @@ impl Error {
             (None, SdkError::ConstructionFailure(_)) => Self::InvalidRequest(error.into()),
             (None, _) if is_failing => Self::Service {
                 operation,
+                retry_after,
                 source: error.into(),
             },
             (None, _) => Self::Unreachable(error.into()),
         }
     }
 
-    fn classify_answer<E>(operation: Operation, status: u16, error: E) -> Self
+    fn classify_answer<E>(
+        operation: Operation,
+        status: u16,
+        retry_after: Option<Duration>,
+        error: E,
+    ) -> Self
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
@@ -262,6 +282,16 @@ impl Error {
         let source: BoxError = match error.message() {
             Some(message) => without_full_stop(message).to_owned().into(),
             None => error.into(),
+        };
+        let throttled = |source| Self::Throttled {
+            operation,
+            retry_after,
+            source,
+        };
+        let failing = |source| Self::Service {
+            operation,
+            retry_after,
+            source,
         };
         match code.as_str() {
             "TargetNotConnected"
@@ -289,12 +319,10 @@ impl Error {
             | "ThrottlingException"
             | "ThrottledException"
             | "TooManyRequestsException"
-            | "RequestLimitExceeded" => Self::Throttled { operation, source },
-            "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => {
-                Self::Service { operation, source }
-            }
-            _ if status == 429 => Self::Throttled { operation, source },
-            _ if status >= 500 => Self::Service { operation, source },
+            | "RequestLimitExceeded" => throttled(source),
+            "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => failing(source),
+            _ if status == 429 => throttled(source),
+            _ if status >= 500 => failing(source),
             _ if code.is_empty() => Self::Unreachable(source),
             _ => Self::Refused {
                 operation,
@@ -557,6 +585,15 @@ fn setting(config: &SdkConfig, variable: &str, key: &str) -> Option<String> {
         .build()
         .ok()?;
     config.service_config()?.load_config(key)
+}
+
+/// What the service says in seconds (RFC 9110, section 10.2.3), or AWS's own way in milliseconds. A
+/// date is not understood: services do not send one.
+fn retry_after(headers: &Headers) -> Option<Duration> {
+    let number = |name| headers.get(name)?.trim().parse().ok();
+    number("x-amz-retry-after")
+        .map(Duration::from_millis)
+        .or_else(|| number("retry-after").map(Duration::from_secs))
 }
 
 /// The error of the credentials chain among the causes of `error`.

@@ -116,6 +116,37 @@ async fn answers_that_are_none_are_errors_too() {
 }
 
 #[tokio::test]
+async fn how_long_to_wait_is_passed_on() {
+    let busy = |header: &'static str| async move {
+        let error = error_for(&format!(
+            "HTTP/1.1 503 x\r\n{header}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+        ))
+        .await;
+        assert!(matches!(error, Error::Service { .. }), "{error:?}");
+        error.retry_after()
+    };
+    assert_eq!(busy("retry-after: 7").await, Some(Duration::from_secs(7)));
+    let short = Some(Duration::from_millis(250));
+    assert_eq!(busy("x-amz-retry-after: 250").await, short);
+    assert_eq!(
+        busy("retry-after: Fri, 31 Dec 1999 23:59:59 GMT").await,
+        None
+    );
+    assert_eq!(busy("x-other: 1").await, None);
+    let body = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
+    let throttled = error_for(&format!(
+        "HTTP/1.1 400 x\r\nretry-after: 2\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    ))
+    .await;
+    assert!(
+        matches!(throttled, Error::Throttled { .. }),
+        "{throttled:?}"
+    );
+    assert_eq!(throttled.retry_after(), Some(Duration::from_secs(2)));
+}
+
+#[tokio::test]
 async fn nobody_at_the_endpoint_is_unreachable() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());

@@ -13,6 +13,7 @@
 //! # Ok(()) }
 //! ```
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use tracing::Instrument;
 
 use super::api::Ssm;
 use super::driver::keepalive::Intervals;
-use super::driver::{self, Reports};
+use super::driver::{self, Reports, Surroundings};
 use super::error::Error;
 use super::protocol::data_channel::{Config, Established, SERVICE_PACE, Statistics};
 use super::protocol::reliability::{incoming, outgoing};
@@ -62,6 +63,19 @@ impl StartRequest {
     }
 }
 
+/// Keeps account of the SSM sessions that exist in the service on our behalf.
+///
+/// Whatever is noted as started and never as ended may still be there after a crash, or after an
+/// exit without a network, and is to be terminated later. Called by the session's task, which waits:
+/// a small file is fine, a network is not.
+pub trait Journal: fmt::Debug + Send + Sync {
+    /// StartSession has just answered with `session_id`; nothing else has happened with it yet.
+    fn started(&self, session_id: &str);
+
+    /// The service has confirmed that the SSM session is over.
+    fn ended(&self, session_id: &str);
+}
+
 /// How an SSM session is to behave. The defaults suit the real service.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -90,6 +104,8 @@ pub struct Options {
     /// Owns the session's task; wait for it before the process exits, so that sessions dropped
     /// without [`SsmSession::terminate`] are ended too.
     pub tracker: TaskTracker,
+    /// Is told of each session, also of those that never complete their handshake.
+    pub journal: Option<Arc<dyn Journal>>,
 }
 
 impl Default for Options {
@@ -107,6 +123,7 @@ impl Default for Options {
             handshake_attempts: 3,
             terminate_deadline: Duration::from_secs(5),
             tracker: TaskTracker::new(),
+            journal: None,
         }
     }
 }
@@ -158,10 +175,19 @@ pub struct Status {
     pub is_connected: bool,
     /// Sockets since the first.
     pub resumes: u32,
+    /// How long there was no socket, the last time.
+    pub last_gap: Option<Duration>,
+    /// How long there was none, the longest time.
+    pub longest_gap: Option<Duration>,
     /// Between us and the agent, with its time to process.
     pub round_trip: Option<Duration>,
+    /// Between us and the message gateway, as pings tell.
+    pub gateway_round_trip: Option<Duration>,
     /// Messages of ours waiting for acknowledgement.
     pub unacknowledged: usize,
+    /// Messages of the agent that wait for one before them. The agent repeats lost ones at ten a
+    /// second: while this is not 0 after a resume, the stream towards us stands still.
+    pub held: usize,
     /// Counters of messages.
     pub messages: Statistics,
 }
@@ -192,6 +218,16 @@ impl SsmSession {
         request: StartRequest,
         options: Options,
     ) -> Result<(Self, DataStream), Error> {
+        Self::start_in(Surroundings::default(), ssm, request, options).await
+    }
+
+    /// As [`start`](Self::start), in other surroundings.
+    pub(super) async fn start_in(
+        surroundings: Surroundings,
+        ssm: Ssm,
+        request: StartRequest,
+        options: Options,
+    ) -> Result<(Self, DataStream), Error> {
         let (stream, driver_end) = stream::pair();
         let (events_tx, events) = mpsc::channel(EVENTS);
         let (status_tx, status) = watch::channel(Status::default());
@@ -206,9 +242,16 @@ impl SsmSession {
         let tracker = options.tracker.clone();
         let guard = cancel.clone().drop_guard();
         tracker.spawn(async move {
-            let established =
-                driver::establish(&ssm, &request, &options, &token, driver_end, reports).await;
-            let (driver, connection) = match established {
+            let established = driver::establish(
+                &ssm,
+                &request,
+                &options,
+                &surroundings,
+                &token,
+                driver_end,
+                reports,
+            );
+            let (driver, connection) = match established.await {
                 Ok(started) => started,
                 Err(error) => {
                     let _ = ready_tx.send(Err(error));
@@ -272,7 +315,7 @@ impl SsmSession {
     }
 
     /// Ends the session: sends what was written, tells agent and service, and waits for it, within
-    /// the deadline of the options.
+    /// the deadline of the options. Whether the service has confirmed it, the journal is told.
     pub async fn terminate(&self) -> Arc<Error> {
         self.cancel.cancel();
         self.closed().await

@@ -4,7 +4,7 @@ use std::future::{Future, poll_fn};
 use std::ops::ControlFlow;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::{Sink, Stream};
@@ -14,10 +14,11 @@ use tokio_tungstenite::tungstenite::Message;
 use super::super::error::without_full_stop;
 use super::super::protocol::data_channel::{self, Event};
 use super::super::protocol::handshake;
-use super::super::protocol::payload::PayloadType;
-use super::super::session::{SessionEvent, Status};
+use super::super::protocol::payload::{Flag, PayloadType};
+use super::super::session::SessionEvent;
 use super::super::websocket::WebSocket;
 use super::keepalive::{Due, Intervals, Keepalive};
+use super::rate::DeliveryRate;
 use super::{Driver, now};
 
 /// Messages read before writing gets its turn; their acknowledgements leave in one flush.
@@ -27,14 +28,8 @@ const ROUNDS: usize = 8;
 /// Invalid messages without progress in order after which the session is given up: the agent
 /// resends a message byte by byte as it was, so one that is invalid stays so on any socket.
 const MAX_INVALID: u32 = 100;
-/// The clocks are compared at least this often.
-const TICK: Duration = Duration::from_secs(5);
-/// A difference between the clocks that means the computer has slept.
-const SLEPT: Duration = Duration::from_secs(5);
 /// After a sleep the socket has this long to show that it lives.
 const WAKE_DEADLINE: Duration = Duration::from_secs(3);
-/// A socket that lived this long was a good one: its loss is followed by a resume at once.
-const HEALTHY: Duration = Duration::from_secs(5);
 /// Between updates of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -44,49 +39,33 @@ pub(crate) struct Connection {
     websocket: WebSocket,
     keepalive: Keepalive,
     opened_at: Instant,
+    /// The driver's count of messages that got through before this socket.
+    pub(super) progress_before: u64,
+    /// The socket's count of send buffers that emptied, as seen last.
+    relieved: u64,
     is_ping_due: bool,
     is_flush_due: bool,
     timer: Pin<Box<Sleep>>,
-    /// Monotonic and wall clock when they were last compared.
-    clocks: (Instant, SystemTime),
 }
 
 impl Connection {
-    pub(super) fn new(websocket: WebSocket, intervals: Intervals) -> Self {
+    pub(super) fn new(websocket: WebSocket, intervals: Intervals, dialled_in: Duration) -> Self {
         let now = now();
         Self {
             websocket,
-            keepalive: Keepalive::new(intervals, now),
+            keepalive: Keepalive::new(intervals, dialled_in, now),
             opened_at: now,
+            progress_before: 0,
+            relieved: 0,
             is_ping_due: false,
             is_flush_due: false,
             timer: Box::pin(sleep_until(now.into())),
-            clocks: (now, SystemTime::now()),
         }
     }
 
-    /// Whether its loss is an incident, not one of a series.
-    pub(super) fn was_healthy(&self) -> bool {
-        now().saturating_duration_since(self.opened_at) >= HEALTHY
-    }
-
-    /// Looks whether the computer has slept: the monotonic clock stands still meanwhile, and the
-    /// socket is probably dead without knowing it.
-    fn compare_clocks(&mut self, now: Instant) {
-        let elapsed = now.saturating_duration_since(self.clocks.0);
-        if elapsed < TICK {
-            return;
-        }
-        let wall = SystemTime::now();
-        let wall_elapsed = wall.duration_since(self.clocks.1).unwrap_or_default();
-        self.clocks = (now, wall);
-        if wall_elapsed > elapsed + SLEPT {
-            tracing::info!(
-                slept_s = (wall_elapsed - elapsed).as_secs(),
-                "woken up, asking for life"
-            );
-            self.keepalive.suspect(now, WAKE_DEADLINE);
-        }
+    /// How long it has been open.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.opened_at)
     }
 
     /// Sleeps until `deadline` at the latest; the timer may fire early and is then set anew.
@@ -173,11 +152,9 @@ impl Driver {
         }
         for _ in 0..ROUNDS {
             let now = now();
-            connection.compare_clocks(now);
-            match connection.keepalive.poll(now) {
-                Due::Nothing => {}
-                Due::Ping => connection.is_ping_due = true,
-                Due::Dead => return Poll::Ready(Stop::Lost("no answer to a ping".to_owned())),
+            if let Poll::Ready(slept) = self.wakeups.poll(cx) {
+                tracing::info!(slept_s = slept.as_secs(), "woken up, asking for life");
+                connection.keepalive.suspect(now, WAKE_DEADLINE);
             }
             self.channel.handle_timeout(now);
             let read = self.read(connection, now, cx);
@@ -190,15 +167,22 @@ impl Driver {
                 ControlFlow::Break(_) if self.channel.is_closed() => return Poll::Pending,
                 ControlFlow::Break(stop) => return Poll::Ready(stop),
             };
+            // Only after reading: a process that was stopped for long has signs of life waiting.
+            if let ControlFlow::Break(stop) = self.watch(connection, now) {
+                return Poll::Ready(stop);
+            }
             if let ControlFlow::Break(stop) = self.write(connection, now, cx) {
                 return Poll::Ready(stop);
             }
-            self.report_status(now);
+            self.report_status(connection, now);
             if self.has_reached(goal) {
                 return Poll::Ready(Stop::Reached);
             }
-            let due = self.channel.poll_timeout().unwrap_or(now + TICK);
-            let deadline = due.min(connection.keepalive.poll_timeout()).min(now + TICK);
+            let watch = connection.keepalive.poll_timeout();
+            let deadline = self
+                .channel
+                .poll_timeout()
+                .map_or(watch, |due| due.min(watch));
             if !has_more && connection.poll_timer(deadline, cx).is_pending() {
                 return Poll::Pending;
             }
@@ -215,6 +199,28 @@ impl Driver {
         }
     }
 
+    /// Looks whether a ping is due, or the socket is dead.
+    fn watch(&mut self, connection: &mut Connection, now: Instant) -> ControlFlow<Stop> {
+        let relieved = connection.websocket.get_ref().relieved();
+        if std::mem::replace(&mut connection.relieved, relieved) != relieved {
+            connection.keepalive.on_sign_of_life();
+        }
+        let in_flight = self.channel.bytes_in_flight();
+        let acknowledged = self.channel.bytes_acknowledged();
+        self.rate.update(now, acknowledged, in_flight);
+        let queue = self.rate.time_for(in_flight);
+        match connection.keepalive.poll(now, queue) {
+            Due::Nothing => {}
+            Due::Ping => connection.is_ping_due = true,
+            Due::Dead => {
+                // Perhaps the link has become slower than we thought: the next socket has more time.
+                self.rate = DeliveryRate::new(now);
+                return ControlFlow::Break(Stop::Lost("no answer to a ping".to_owned()));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
     /// Reads what is there, at most a batch.
     fn read(
         &mut self,
@@ -227,10 +233,15 @@ impl Driver {
                 Poll::Ready(item) => item,
                 Poll::Pending => return ControlFlow::Continue(count),
             };
-            connection.keepalive.on_heard();
+            connection.keepalive.on_sign_of_life();
             let reason = match item {
                 Some(Ok(Message::Binary(frame))) => {
+                    connection.keepalive.on_traffic(now);
                     self.on_frame(now, frame)?;
+                    continue;
+                }
+                Some(Ok(Message::Pong(_))) => {
+                    connection.keepalive.on_pong(now);
                     continue;
                 }
                 Some(Ok(Message::Close(Some(close)))) => {
@@ -286,7 +297,7 @@ impl Driver {
                     return ControlFlow::Break(Stop::HandshakeFailed(error));
                 }
                 Event::Closed(closed) => return ControlFlow::Break(Stop::Closed(closed.output)),
-                Event::Flag(super::Flag::ConnectToPortError) => {
+                Event::Flag(Flag::ConnectToPortError) => {
                     tracing::debug!("the agent could not connect to the port");
                     self.reports.tell(SessionEvent::ConnectToPortError);
                 }
@@ -314,8 +325,10 @@ impl Driver {
                 Poll::Pending => return ControlFlow::Continue(()),
             }
             let message = if std::mem::take(&mut connection.is_ping_due) {
+                connection.keepalive.on_ping_sent(now);
                 Message::Ping(Bytes::from_static(b"keepalive"))
             } else if let Some(frame) = self.next_frame(now) {
+                connection.keepalive.on_traffic(now);
                 Message::Binary(frame)
             } else {
                 break;
@@ -345,7 +358,7 @@ impl Driver {
         if self.channel.unsent() > 0 || self.channel.capacity() == 0 {
             return None;
         }
-        let bytes = self.stream.take(self.options.max_payload)?;
+        let bytes = self.stream.take(self.dialer.options.max_payload)?;
         if let Err(error) = self.channel.send(now, PayloadType::Output, &bytes) {
             // Not reached: there is capacity, and `max_payload` is within the channel's bounds.
             tracing::error!(%error, "written bytes were not taken");
@@ -353,19 +366,18 @@ impl Driver {
         self.channel.poll_transmit(now)
     }
 
-    fn report_status(&mut self, now: Instant) {
+    fn report_status(&mut self, connection: &Connection, now: Instant) {
         if self.status_at.is_some_and(|at| now < at + STATUS_INTERVAL) {
             return;
         }
         self.status_at = Some(now);
         self.reports.status.send_modify(|status| {
-            *status = Status {
-                is_connected: true,
-                resumes: status.resumes,
-                round_trip: self.channel.round_trip(),
-                unacknowledged: self.channel.unacknowledged(),
-                messages: self.channel.statistics(),
-            };
+            status.is_connected = true;
+            status.round_trip = self.channel.round_trip();
+            status.gateway_round_trip = Some(connection.keepalive.round_trip());
+            status.unacknowledged = self.channel.unacknowledged();
+            status.held = self.channel.held();
+            status.messages = self.channel.statistics();
         });
     }
 }

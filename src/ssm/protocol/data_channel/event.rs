@@ -58,6 +58,8 @@ pub struct Statistics {
     pub sent: u64,
     /// Stream messages sent again.
     pub resent: u64,
+    /// Stream messages of ours that were acknowledged.
+    pub acknowledged: u64,
     /// Stream messages received in any order, without duplicates.
     pub received: u64,
     /// Stream messages received once more.

@@ -13,8 +13,7 @@ mod config;
 mod event;
 mod opening;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::num::NonZeroU32;
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -28,6 +27,7 @@ use super::acknowledge::{Acknowledge, acknowledged};
 use super::handshake::{self, HandshakeRequest};
 use super::message::{ClientMessage, FLAG_SYN, Header, MessageType, OVERHEAD};
 use super::payload::{self, Flag, PayloadType};
+use super::reliability::acknowledging::{Acknowledging, Received};
 use super::reliability::incoming::{Arrival, Incoming};
 use super::reliability::outgoing::{Outgoing, Strategy};
 use super::reliability::pacer::Pacer;
@@ -35,13 +35,6 @@ use super::reliability::rtt::RttEstimator;
 
 /// The agent waits this long for HandshakeResponse.
 const HANDSHAKE_RESPONSE_WAIT: Duration = Duration::from_secs(15);
-/// Acknowledgements waiting for the wire; beyond it new ones are left to the peer's resend.
-const MAX_PENDING_ACKNOWLEDGES: usize = 65_536;
-/// Acknowledgements remembered, to be repeated after a reconnect that may have swallowed them.
-const RECENT_ACKNOWLEDGES: usize = 1024;
-/// Repeated acknowledgements a second on a paced channel: with fresh ones and data beside them they
-/// must not add up to what the service ends a socket for.
-const REPEAT_PACE: NonZeroU32 = NonZeroU32::new(500).expect("not zero");
 /// Control messages are accepted this far beyond a full outgoing buffer.
 const CONTROL_RESERVE: usize = 16;
 
@@ -55,13 +48,7 @@ pub struct DataChannel {
     pacer: Option<Pacer>,
     /// Set while the pacer holds messages back.
     paced_until: Option<Instant>,
-    acknowledges: VecDeque<Received>,
-    recent: VecDeque<Received>,
-    /// Acknowledgements to be repeated after a reconnect, lowest number first.
-    repeats: VecDeque<Received>,
-    repeat_pacer: Option<Pacer>,
-    /// Set while that pacer holds repeats back.
-    repeat_at: Option<Instant>,
+    acknowledges: Acknowledging,
     events: VecDeque<Queued>,
     /// In-order messages whose events were not taken yet.
     unconsumed: u64,
@@ -97,13 +84,6 @@ struct Stream {
     payload: Bytes,
     /// Acknowledged on arrival, because it came early.
     is_acknowledged: bool,
-}
-
-/// What an acknowledgement is made of; encoded only when it is sent.
-#[derive(Debug, Clone, Copy)]
-struct Received {
-    seq: u64,
-    id: Uuid,
 }
 
 #[derive(Debug)]
@@ -147,11 +127,7 @@ impl DataChannel {
             incoming: Incoming::new(config.incoming),
             pacer: config.pace.map(|rate| Pacer::new(rate, now)),
             paced_until: None,
-            acknowledges: VecDeque::new(),
-            recent: VecDeque::new(),
-            repeats: VecDeque::new(),
-            repeat_pacer: config.pace.map(|_| Pacer::new(REPEAT_PACE, now)),
-            repeat_at: None,
+            acknowledges: Acknowledging::new(config.pace.is_some(), now),
             events: VecDeque::new(),
             unconsumed: 0,
             is_ready: true,
@@ -185,7 +161,8 @@ impl DataChannel {
             MessageType::Acknowledge => {
                 self.unpause();
                 let seq = acknowledged(&payload).map_err(Error::Acknowledge)?;
-                self.outgoing.on_acknowledge(seq, now)?;
+                let is_news = self.outgoing.on_acknowledge(seq, now)?;
+                self.statistics.acknowledged += u64::from(is_news);
                 Ok(())
             }
             MessageType::ChannelClosed => {
@@ -210,9 +187,7 @@ impl DataChannel {
         if self.paced_until.is_some_and(|until| until <= now) {
             self.paced_until = None;
         }
-        if self.repeat_at.is_some_and(|at| at <= now) {
-            self.repeat_at = None;
-        }
+        self.acknowledges.handle_timeout(now);
         if let Phase::Asked { since, .. } = self.phase
             && now >= since + HANDSHAKE_RESPONSE_WAIT
         {
@@ -233,7 +208,8 @@ impl DataChannel {
             true => None,
             false => self.outgoing.poll_timeout(),
         };
-        [handshake, resend, self.paced_until, self.repeat_at]
+        let repeat = self.acknowledges.poll_timeout();
+        [handshake, resend, self.paced_until, repeat]
             .into_iter()
             .flatten()
             .min()
@@ -244,10 +220,7 @@ impl DataChannel {
     ///
     /// Only to be called when the WebSocket can take a message: it counts as sent at `now`.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        if let Some(received) = self.acknowledges.pop_front() {
-            return Some(self.encode_acknowledge(received, now));
-        }
-        if let Some(received) = self.next_repeat(now) {
+        if let Some(received) = self.acknowledges.transmit(now, self.pacer.as_mut()) {
             return Some(self.encode_acknowledge(received, now));
         }
         if self.is_withholding() {
@@ -278,7 +251,7 @@ impl DataChannel {
             self.unconsumed -= 1;
             self.incoming.release(bytes);
             if !is_acknowledged {
-                self.acknowledge(received);
+                self.acknowledges.acknowledge(received);
             }
         }
         Some(event)
@@ -335,18 +308,7 @@ impl DataChannel {
             return;
         }
         let held = self.incoming.held().map(|(_, stream)| stream.received);
-        let mut again: BTreeMap<u64, Received> = std::mem::take(&mut self.repeats)
-            .into_iter()
-            .chain(std::mem::take(&mut self.recent))
-            .chain(held)
-            .map(|received| (received.seq, received))
-            .collect();
-        for fresh in &self.acknowledges {
-            again.remove(&fresh.seq);
-        }
-        let again = again.into_values();
-        self.repeats = again.take(MAX_PENDING_ACKNOWLEDGES).collect();
-        self.repeat_at = None;
+        self.acknowledges.repeat(held);
     }
 
     /// Agent: whether stream messages are taken; while not, they are refused without an
@@ -372,10 +334,7 @@ impl DataChannel {
 
     /// Whether nothing is on its way: all sent is acknowledged, all received acknowledged and taken.
     pub fn is_idle(&self) -> bool {
-        self.outgoing.is_empty()
-            && self.acknowledges.is_empty()
-            && self.repeats.is_empty()
-            && self.events.is_empty()
+        self.outgoing.is_empty() && self.acknowledges.is_empty() && self.events.is_empty()
     }
 
     /// Messages of ours, sent or not, from the oldest unacknowledged on.
@@ -388,6 +347,21 @@ impl DataChannel {
     /// An owner that sends only while this is 0 keeps its bytes together, for larger messages.
     pub fn unsent(&self) -> usize {
         self.outgoing.unsent()
+    }
+
+    /// Bytes of our messages not yet acknowledged, headers included.
+    pub fn bytes_in_flight(&self) -> usize {
+        self.outgoing.bytes()
+    }
+
+    /// Bytes of our messages acknowledged since the beginning, headers included.
+    pub fn bytes_acknowledged(&self) -> u64 {
+        self.outgoing.acknowledged()
+    }
+
+    /// Messages of the peer that wait for one before them.
+    pub fn held(&self) -> usize {
+        self.incoming.held().len()
     }
 
     /// Messages of the peer that have arrived in order, without gaps, since the beginning.
@@ -452,12 +426,12 @@ impl DataChannel {
             }
             Arrival::Held => {
                 self.statistics.received += 1;
-                self.acknowledge(received);
+                self.acknowledges.acknowledge(received);
                 Ok(())
             }
             Arrival::Duplicate => {
                 self.statistics.duplicates += 1;
-                self.acknowledge_duplicate(received);
+                self.acknowledge_duplicate(received, now);
                 Ok(())
             }
             Arrival::Dropped => {
@@ -477,7 +451,7 @@ impl DataChannel {
     }
 
     /// Acknowledges a message that was there before, unless its event is still to be taken.
-    fn acknowledge_duplicate(&mut self, received: Received) {
+    fn acknowledge_duplicate(&mut self, received: Received, now: Instant) {
         let answers = match &self.role {
             Role::Client { .. } => true,
             Role::Agent(options) => options.acknowledges_duplicates,
@@ -485,7 +459,10 @@ impl DataChannel {
         let expected = self.incoming.expected();
         let is_waiting = received.seq < expected && received.seq + self.unconsumed >= expected;
         if answers && !is_waiting {
-            self.acknowledge(received);
+            self.acknowledges.acknowledge(received);
+            if matches!(self.role, Role::Client { .. }) {
+                self.acknowledges.on_duplicate(received.seq, now);
+            }
         }
     }
 
@@ -604,36 +581,11 @@ impl DataChannel {
     fn settle(&mut self, stream: &Stream) {
         self.incoming.release(stream.payload.len());
         if !stream.is_acknowledged {
-            self.acknowledge(stream.received);
+            self.acknowledges.acknowledge(stream.received);
         }
-    }
-
-    fn acknowledge(&mut self, received: Received) {
-        if self.acknowledges.len() < MAX_PENDING_ACKNOWLEDGES {
-            self.acknowledges.push_back(received);
-        }
-    }
-
-    /// The next acknowledgement to be repeated, when its pace allows one; data makes room for it.
-    fn next_repeat(&mut self, now: Instant) -> Option<Received> {
-        self.repeats.front()?;
-        if let Some(pacer) = &mut self.repeat_pacer {
-            if !pacer.take(now) {
-                self.repeat_at = Some(pacer.next_at());
-                return None;
-            }
-            if let Some(pacer) = &mut self.pacer {
-                pacer.charge(now);
-            }
-        }
-        self.repeats.pop_front()
     }
 
     fn encode_acknowledge(&mut self, received: Received, now: Instant) -> Bytes {
-        if self.recent.len() == RECENT_ACKNOWLEDGES {
-            self.recent.pop_front();
-        }
-        self.recent.push_back(received);
         let acknowledge = Acknowledge {
             message_type: self.peer_stream(),
             message_id: received.id,

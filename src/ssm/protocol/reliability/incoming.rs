@@ -60,7 +60,7 @@ impl<T> Incoming<T> {
     }
 
     /// Numbers held before their turn, in order.
-    pub fn held(&self) -> impl Iterator<Item = (u64, &T)> {
+    pub fn held(&self) -> impl ExactSizeIterator<Item = (u64, &T)> {
         self.early.iter().map(|(seq, (message, _))| (*seq, message))
     }
 

@@ -1,5 +1,6 @@
 //! What makes the stream reliable: buffers of both directions, round trip and pace.
 
+pub mod acknowledging;
 pub mod incoming;
 pub mod outgoing;
 pub mod pacer;

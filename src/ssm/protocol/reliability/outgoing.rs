@@ -49,6 +49,8 @@ pub struct Outgoing {
     sent: usize,
     /// Bytes of unacknowledged frames.
     bytes: usize,
+    /// Bytes of acknowledged frames, since the beginning.
+    acknowledged: u64,
     /// Numbers to send again, ascending; those acknowledged meanwhile are skipped.
     resend: VecDeque<u64>,
     rtt: RttEstimator,
@@ -57,6 +59,8 @@ pub struct Outgoing {
     /// Consecutive time-outs without progress.
     timeouts: u32,
     probe: Option<Probe>,
+    /// Where the turns of messages that are probed with the oldest go on.
+    next_probe: u64,
     /// The latest message known to have arrived in its only transmission.
     passed: Option<Passed>,
     /// When messages overtaken by `passed` count as lost.
@@ -105,6 +109,10 @@ struct Passed {
 const HEAD_TICK: Duration = Duration::from_millis(100);
 /// Back-off of probes ends here, so that a peer that is back is noticed soon; a probe is one message.
 const MAX_BACKOFF: Duration = Duration::from_secs(2);
+/// Time-outs that probe the oldest message alone; then some others take turns.
+const HEAD_PROBES: u32 = 3;
+/// How many of them at each further time-out: few enough not to flood a peer that is only slow.
+const NEXT_PROBES: usize = 3;
 /// A message overtaken by later ones is resent after this long; again after twice, four times …
 const GAP_WAIT: Duration = Duration::from_millis(20);
 /// First resend to an agent that has just completed the handshake and may not be ready yet.
@@ -120,11 +128,13 @@ impl Outgoing {
             base: 0,
             sent: 0,
             bytes: 0,
+            acknowledged: 0,
             resend: VecDeque::new(),
             rtt,
             progress_at: None,
             timeouts: 0,
             probe: None,
+            next_probe: 0,
             passed: None,
             gap_at: None,
             is_prompt: false,
@@ -163,6 +173,11 @@ impl Outgoing {
     /// Bytes of unacknowledged messages.
     pub fn bytes(&self) -> usize {
         self.bytes
+    }
+
+    /// Bytes of messages acknowledged so far, since the beginning.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged
     }
 
     /// The round trip as measured so far.
@@ -253,6 +268,7 @@ impl Outgoing {
             return Ok(false);
         };
         self.bytes -= frame.len();
+        self.acknowledged += frame.len() as u64;
         let transmissions = entry.transmissions;
         if let Some(sent_at) = entry.sent_at {
             self.learn(number, sent_at, transmissions, now);
@@ -435,7 +451,26 @@ impl Outgoing {
                     is_acknowledged: false,
                 });
                 self.queue(self.base);
+                if self.timeouts > HEAD_PROBES {
+                    self.queue_next_probes();
+                }
             }
+        }
+    }
+
+    /// Adds the next few messages to the probe, in turns: the oldest may be one that the peer has
+    /// and will not acknowledge again, as agents before 3.2.1041.0 do, and another one lost.
+    fn queue_next_probes(&mut self) {
+        let behind = self.base + 1..self.base + self.sent as u64;
+        let from = self.next_probe.max(behind.start);
+        let turn: Vec<u64> = (from..behind.end)
+            .chain(behind.start..from.min(behind.end))
+            .filter(|seq| self.entry(*seq).is_some_and(|entry| entry.frame.is_some()))
+            .take(NEXT_PROBES)
+            .collect();
+        for seq in turn {
+            self.next_probe = seq + 1;
+            self.queue(seq);
         }
     }
 

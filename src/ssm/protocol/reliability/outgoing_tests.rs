@@ -76,7 +76,7 @@ fn either_limit_closes_the_capacity() {
 fn silence_probes_the_head_with_back_off() {
     let start = Instant::now();
     let mut outgoing = outgoing(Strategy::Recover);
-    push(&mut outgoing, 3);
+    push(&mut outgoing, 1);
     drain(&mut outgoing, start);
     let probes: Vec<_> = std::iter::from_fn(|| step(&mut outgoing, start + MS * 9000)).collect();
     let at: Vec<_> = probes
@@ -85,6 +85,23 @@ fn silence_probes_the_head_with_back_off() {
         .collect();
     assert_eq!(at, [200, 600, 1400, 3000, 5000, 7000, 9000]);
     assert!(probes.iter().all(|(_, sent)| *sent == [0]));
+}
+
+#[test]
+fn others_take_turns_when_the_head_is_never_answered() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 6);
+    drain(&mut outgoing, start);
+    outgoing.on_acknowledge(2, start).unwrap();
+    // The one answered among them is left out.
+    outgoing.gap_at = None;
+    let mut probes = Vec::new();
+    while let Some((_, sent)) = step(&mut outgoing, start + MS * 9_000) {
+        probes.push(sent);
+    }
+    assert_eq!(probes[..3], [[0], [0], [0]]);
+    assert_eq!(probes[3..5], [[0, 1, 3, 4], [0, 5, 1, 3]]);
 }
 
 #[test]

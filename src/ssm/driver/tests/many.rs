@@ -1,0 +1,82 @@
+//! Thousands of resumes of one session, after which it is as large as before.
+
+use tokio::runtime::Handle;
+
+use super::*;
+
+/// What this process holds, where it can be told.
+#[derive(Debug, Clone, Copy)]
+struct Holdings {
+    tasks: usize,
+    file_descriptors: usize,
+    resident_bytes: usize,
+}
+
+impl Holdings {
+    fn now() -> Self {
+        let pages: usize = std::fs::read_to_string("/proc/self/statm")
+            .ok()
+            .and_then(|text| text.split(' ').nth(1)?.parse().ok())
+            .unwrap_or(0);
+        Self {
+            tasks: Handle::current().metrics().num_alive_tasks(),
+            file_descriptors: std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count),
+            resident_bytes: pages * 4096,
+        }
+    }
+}
+
+/// Nothing else runs in this process then: `cargo test -- --ignored ten_thousand`.
+#[tokio::test]
+#[ignore = "takes minutes, and counts what the whole process holds"]
+async fn ten_thousand_resumes_leave_nothing_behind() {
+    live_through(10_000, true).await;
+}
+
+#[tokio::test]
+async fn hundreds_of_resumes_leave_no_task_behind() {
+    live_through(300, false).await;
+}
+
+/// Echoes over sockets that each live for a few messages; `is_alone` in the process.
+async fn live_through(resumes: u32, is_alone: bool) {
+    let service = Service::start(Faults {
+        cut_each_after: Some(3),
+        cut: Cut::Reset,
+        ..Faults::default()
+    })
+    .await;
+    let (session, mut stream) = service.start_session(options()).await;
+    let warm = resumes / 4;
+    let mut before = None;
+    let mut sent = 0_u64;
+    while session.status().resumes < resumes {
+        if before.is_none() && session.status().resumes >= warm {
+            before = Some(Holdings::now());
+        }
+        let text = sent.to_be_bytes();
+        within(stream.write_all(&text)).await.unwrap();
+        let mut back = [0; 8];
+        within(stream.read_exact(&mut back)).await.unwrap();
+        assert_eq!(back, text, "lost or doubled");
+        sent += 1;
+        // What the service keeps of each call and socket is not what is measured.
+        let mut state = service.state.lock().unwrap();
+        state.calls.clear();
+        state.opens.truncate(1);
+        state.has_authorization.clear();
+    }
+    let (before, after) = (before.expect("warm by now"), Holdings::now());
+    assert!(after.tasks <= before.tasks + 10, "{before:?} {after:?}");
+    if is_alone {
+        assert!(
+            after.file_descriptors <= before.file_descriptors + 10,
+            "{before:?} {after:?}"
+        );
+        assert!(
+            after.resident_bytes <= before.resident_bytes + (8 << 20),
+            "{before:?} {after:?}"
+        );
+    }
+    within(session.terminate()).await;
+}
