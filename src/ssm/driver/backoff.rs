@@ -5,7 +5,8 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(5);
+/// The longest wait, before jitter.
+pub(super) const LONGEST: Duration = Duration::from_secs(5);
 /// A socket that lived this long was a good one: its loss is followed by an attempt at once.
 const HEALTHY: Duration = Duration::from_secs(5);
 /// Sockets that carry something but do not last are replaced this often at most.
@@ -15,6 +16,7 @@ pub(super) const SPACING: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Backoff {
     spacing: Duration,
+    longest: Duration,
     /// The wait before the first attempt of a series.
     first: Duration,
     delays: Option<ExponentialBackoff>,
@@ -23,15 +25,17 @@ pub(super) struct Backoff {
 
 impl Default for Backoff {
     fn default() -> Self {
-        Self::new(SPACING)
+        Self::new(SPACING, LONGEST)
     }
 }
 
 impl Backoff {
-    /// As told above, with sockets that do not last replaced no faster than one per `spacing`.
-    pub(super) fn new(spacing: Duration) -> Self {
+    /// As told above, up to `longest`, with sockets that do not last replaced no faster than one per
+    /// `spacing`.
+    pub(super) fn new(spacing: Duration, longest: Duration) -> Self {
         Self {
             spacing,
+            longest,
             first: Duration::ZERO,
             delays: None,
             at_least: Duration::ZERO,
@@ -42,15 +46,15 @@ impl Backoff {
     pub(super) fn next_delay(&mut self) -> Duration {
         let Some(delays) = &mut self.delays else {
             let builder = ExponentialBuilder::new()
-                .with_min_delay(FIRST)
-                .with_max_delay(LONGEST)
+                .with_min_delay(FIRST.min(self.longest))
+                .with_max_delay(self.longest)
                 .without_max_times();
             self.delays = Some(builder.build());
             return std::mem::take(&mut self.first);
         };
         // Full jitter: many clients cut off by one event must not come back together.
         let jitter: f64 = rand::random();
-        let delay = delays.next().unwrap_or(LONGEST).mul_f64(jitter);
+        let delay = delays.next().unwrap_or(self.longest).mul_f64(jitter);
         let at_least = std::mem::take(&mut self.at_least);
         delay.max(at_least + at_least.mul_f64(jitter / 2.0))
     }
@@ -62,7 +66,7 @@ impl Backoff {
 
     /// The next attempt is the first of a new series.
     pub(super) fn reset(&mut self) {
-        *self = Self::new(self.spacing);
+        *self = Self::new(self.spacing, self.longest);
     }
 
     /// Learns from a socket that was lost after having `lived` for so long.

@@ -48,6 +48,8 @@ pub(super) struct Surroundings {
     pub(super) clocks: Box<dyn Fn() -> Box<dyn Clocks> + Send + Sync>,
     /// Between sockets that do not last, see [`Backoff`].
     pub(super) spacing: Duration,
+    /// The longest wait of the back-off.
+    pub(super) longest: Duration,
     /// Between attempts that wait for a person.
     pub(super) slowly: Duration,
 }
@@ -57,6 +59,7 @@ impl Default for Surroundings {
         Self {
             clocks: Box::new(clocks::system),
             spacing: backoff::SPACING,
+            longest: backoff::LONGEST,
             slowly: verdict::SLOWLY,
         }
     }
@@ -124,7 +127,7 @@ pub(super) async fn establish(
             status_at: None,
             invalid: 0,
             progress: 0,
-            backoff: Backoff::new(surroundings.spacing),
+            backoff: Backoff::new(surroundings.spacing, surroundings.longest),
             slowly: surroundings.slowly,
             wakeups: Wakeups::new((surroundings.clocks)()),
             rate: DeliveryRate::new(now()),

@@ -8,6 +8,15 @@ fn is_full_run() -> bool {
     std::env::var_os("SSMSHIM_FULL").is_some()
 }
 
+/// A computer with these clocks.
+fn computer(clocks: &TestClocks) -> Surroundings {
+    let clocks = clocks.clone();
+    Surroundings {
+        clocks: Box::new(move || Box::new(clocks.clone())),
+        ..surroundings()
+    }
+}
+
 async fn next_event(session: &SsmSession) -> SessionEvent {
     within(session.next_event()).await.expect("a session")
 }
@@ -140,16 +149,7 @@ async fn a_session_can_be_terminated_while_a_call_hangs() {
 async fn a_socket_that_slept_to_death_is_replaced_at_once() {
     let service = Service::start(Faults::default()).await;
     let clocks = TestClocks::new();
-    let options = options();
-    let (session, stream) = service
-        .start_with(
-            options,
-            Box::new({
-                let clocks = clocks.clone();
-                move || Box::new(clocks.clone())
-            }),
-        )
-        .await;
+    let (session, stream) = service.start_in(computer(&clocks), options()).await;
     let stream = echo(stream, 1000).await;
     service.cut(Cut::BlackHole);
     clocks.sleep(Duration::from_secs(3600));
@@ -162,15 +162,7 @@ async fn a_socket_that_slept_to_death_is_replaced_at_once() {
 async fn a_clock_that_is_set_costs_a_ping() {
     let service = Service::start(Faults::default()).await;
     let clocks = TestClocks::new();
-    let (session, stream) = service
-        .start_with(
-            options(),
-            Box::new({
-                let clocks = clocks.clone();
-                move || Box::new(clocks.clone())
-            }),
-        )
-        .await;
+    let (session, stream) = service.start_in(computer(&clocks), options()).await;
     pinged(&service, 1).await;
     clocks.sleep(Duration::from_secs(600));
     pinged(&service, 2).await;
@@ -182,34 +174,29 @@ async fn a_clock_that_is_set_costs_a_ping() {
 #[tokio::test]
 async fn waking_up_ends_the_wait_for_the_next_attempt() {
     let service = Service::start(Faults {
-        // Enough to make the waits long; the wake-up comes after some of them.
-        failing_resumes: 5,
+        denies_resume: true,
         ..Faults::default()
     })
     .await;
     let clocks = TestClocks::new();
-    let (session, _stream) = service
-        .start_with(
-            options(),
-            Box::new({
-                let clocks = clocks.clone();
-                move || Box::new(clocks.clone())
-            }),
-        )
-        .await;
+    let surroundings = Surroundings {
+        slowly: PATIENCE * 10,
+        ..computer(&clocks)
+    };
+    let (session, stream) = service.start_in(surroundings, options()).await;
     service.cut(Cut::Reset);
-    let mut failed = 0;
-    loop {
-        match next_event(&session).await {
-            SessionEvent::Retrying { .. } => {
-                failed += 1;
-                clocks.sleep(Duration::from_secs(60));
-            }
-            SessionEvent::Resumed { .. } => break,
-            _ => {}
-        }
-    }
-    assert_eq!(failed, 5);
+    assert!(matches!(
+        next_event(&session).await,
+        SessionEvent::Lost { .. }
+    ));
+    assert!(matches!(
+        next_event(&session).await,
+        SessionEvent::Retrying { .. }
+    ));
+    service.state.lock().unwrap().faults.denies_resume = false;
+    clocks.sleep(Duration::from_secs(3600));
+    resumed(&session, 1).await;
+    let _stream = echo(stream, 1000).await;
     within(session.terminate()).await;
 }
 

@@ -41,12 +41,16 @@ async fn hundreds_of_resumes_leave_no_task_behind() {
 /// Echoes over sockets that each live for a few messages; `is_alone` in the process.
 async fn live_through(resumes: u32, is_alone: bool) {
     let service = Service::start(Faults {
-        cut_each_after: Some(3),
+        cut_each_after: Some(10),
         cut: Cut::Reset,
         ..Faults::default()
     })
     .await;
-    let (session, mut stream) = service.start_session(options()).await;
+    let surroundings = Surroundings {
+        longest: Duration::from_millis(5),
+        ..surroundings()
+    };
+    let (session, mut stream) = service.start_in(surroundings, options()).await;
     let warm = resumes / 4;
     let mut before = None;
     let mut sent = 0_u64;

@@ -161,20 +161,14 @@ impl Service {
 
     /// Starts a session that waits for nobody.
     async fn start_session(&self, options: Options) -> (SsmSession, DataStream) {
-        self.start_with(options, Box::new(clocks::system)).await
+        self.start_in(surroundings(), options).await
     }
 
-    /// Likewise on a computer with these clocks.
-    async fn start_with(
+    async fn start_in(
         &self,
+        surroundings: Surroundings,
         options: Options,
-        clocks: Box<dyn Fn() -> Box<dyn Clocks> + Send + Sync>,
     ) -> (SsmSession, DataStream) {
-        let surroundings = Surroundings {
-            clocks,
-            spacing: Duration::ZERO,
-            slowly: Duration::from_millis(50),
-        };
         let started = SsmSession::start_in(surroundings, self.ssm(), request(), options);
         within(started).await.unwrap()
     }
@@ -497,6 +491,15 @@ fn options() -> Options {
     Options {
         pace: None,
         ..Options::default()
+    }
+}
+
+/// Those in which waiting is short.
+fn surroundings() -> Surroundings {
+    Surroundings {
+        spacing: Duration::ZERO,
+        slowly: Duration::from_millis(50),
+        ..Surroundings::default()
     }
 }
 

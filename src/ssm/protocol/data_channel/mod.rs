@@ -35,6 +35,8 @@ use super::reliability::rtt::RttEstimator;
 
 /// The agent waits this long for HandshakeResponse.
 const HANDSHAKE_RESPONSE_WAIT: Duration = Duration::from_secs(15);
+/// What was sent this long, and two round trips, before the last sign of life has arrived.
+const CERTAIN: Duration = Duration::from_secs(2);
 /// Control messages are accepted this far beyond a full outgoing buffer.
 const CONTROL_RESERVE: usize = 16;
 
@@ -46,6 +48,10 @@ pub struct DataChannel {
     outgoing: Outgoing,
     incoming: Incoming<Stream>,
     pacer: Option<Pacer>,
+    /// When anything last came in.
+    heard_at: Instant,
+    /// Whether data goes before repeated acknowledgements next.
+    is_turn_of_data: bool,
     /// Set while the pacer holds messages back.
     paced_until: Option<Instant>,
     acknowledges: Acknowledging,
@@ -126,6 +132,8 @@ impl DataChannel {
             outgoing: Outgoing::new(strategy, config.outgoing, rtt),
             incoming: Incoming::new(config.incoming),
             pacer: config.pace.map(|rate| Pacer::new(rate, now)),
+            heard_at: now,
+            is_turn_of_data: false,
             paced_until: None,
             acknowledges: Acknowledging::new(config.pace.is_some(), now),
             events: VecDeque::new(),
@@ -149,6 +157,7 @@ impl DataChannel {
     /// [`Error`] when it is not as it should be. The channel goes on: a message that was not
     /// understood is not acknowledged and comes again; other complaints are for the log.
     pub fn handle_input(&mut self, now: Instant, frame: Bytes) -> Result<(), Error> {
+        self.heard_at = now;
         let ClientMessage { header, payload } = ClientMessage::decode(frame)?;
         match header.message_type {
             MessageType::InputStreamData | MessageType::OutputStreamData => {
@@ -215,33 +224,24 @@ impl DataChannel {
             .min()
     }
 
-    /// The next binary WebSocket message to send: acknowledgements, then those repeated after a
-    /// reconnect, at a pace, then resends, then new data.
+    /// The next binary WebSocket message to send: fresh acknowledgements, then, in turns, those
+    /// repeated after a reconnect and data, of which resends go first.
     ///
+    /// In turns, because a socket that does not last must bring both forward.
     /// Only to be called when the WebSocket can take a message: it counts as sent at `now`.
     pub fn poll_transmit(&mut self, now: Instant) -> Option<Bytes> {
-        if let Some(received) = self.acknowledges.transmit(now, self.pacer.as_mut()) {
+        if let Some(received) = self.acknowledges.transmit(now) {
             return Some(self.encode_acknowledge(received, now));
         }
-        if self.is_withholding() {
-            self.outgoing.withhold(now);
-            return None;
+        self.is_turn_of_data = !self.is_turn_of_data;
+        match self.is_turn_of_data {
+            true => self
+                .transmit_data(now)
+                .or_else(|| self.transmit_repeat(now)),
+            false => self
+                .transmit_repeat(now)
+                .or_else(|| self.transmit_data(now)),
         }
-        if !self.outgoing.has_transmit() {
-            return None;
-        }
-        if let Some(pacer) = &mut self.pacer
-            && !pacer.take(now)
-        {
-            self.paced_until = Some(pacer.next_at());
-            return None;
-        }
-        let (frame, is_resend) = self.outgoing.transmit(now)?;
-        match is_resend {
-            true => self.statistics.resent += 1,
-            false => self.statistics.sent += 1,
-        }
-        Some(frame)
     }
 
     /// The next event; taking a data event acknowledges its message.
@@ -307,8 +307,11 @@ impl DataChannel {
         if matches!(self.role, Role::Agent(_)) {
             return;
         }
+        let round_trips = self.outgoing.rtt().round_trip() * 2;
+        let since = self.heard_at.checked_sub(CERTAIN + round_trips);
         let held = self.incoming.held().map(|(_, stream)| stream.received);
-        self.acknowledges.repeat(held);
+        self.acknowledges
+            .repeat(since.unwrap_or(self.clock.start), held);
     }
 
     /// Agent: whether stream messages are taken; while not, they are refused without an
@@ -583,6 +586,35 @@ impl DataChannel {
         if !stream.is_acknowledged {
             self.acknowledges.acknowledge(stream.received);
         }
+    }
+
+    fn transmit_repeat(&mut self, now: Instant) -> Option<Bytes> {
+        let received = self
+            .acknowledges
+            .transmit_repeat(now, self.pacer.as_mut())?;
+        Some(self.encode_acknowledge(received, now))
+    }
+
+    fn transmit_data(&mut self, now: Instant) -> Option<Bytes> {
+        if self.is_withholding() {
+            self.outgoing.withhold(now);
+            return None;
+        }
+        if !self.outgoing.has_transmit() {
+            return None;
+        }
+        if let Some(pacer) = &mut self.pacer
+            && !pacer.take(now)
+        {
+            self.paced_until = Some(pacer.next_at());
+            return None;
+        }
+        let (frame, is_resend) = self.outgoing.transmit(now)?;
+        match is_resend {
+            true => self.statistics.resent += 1,
+            false => self.statistics.sent += 1,
+        }
+        Some(frame)
     }
 
     fn encode_acknowledge(&mut self, received: Received, now: Instant) -> Bytes {

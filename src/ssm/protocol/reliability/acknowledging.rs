@@ -38,8 +38,8 @@ pub struct Received {
 #[derive(Debug)]
 pub struct Acknowledging {
     fresh: VecDeque<Received>,
-    /// Sent, latest last.
-    recent: VecDeque<Received>,
+    /// Sent, and when, latest last.
+    recent: VecDeque<(Received, Instant)>,
     /// To be repeated, lowest number first: that is the order in which the agent's head moves.
     repeats: BTreeMap<u64, Uuid>,
     /// `None` is unlimited.
@@ -92,15 +92,19 @@ impl Acknowledging {
             at: now,
             length,
         });
-        let is_next = |received: &&Received| (1..=length).contains(&received.seq.wrapping_sub(seq));
-        let next = self.recent.iter().filter(is_next);
+        let is_next = |next: &&Received| (1..=length).contains(&next.seq.wrapping_sub(seq));
+        let next = self.recent.iter().map(|(sent, _)| sent).filter(is_next);
         self.repeats.extend(next.map(|next| (next.seq, next.id)));
     }
 
-    /// Repeats recent acknowledgements and those of `held` messages, after a reconnect that may have
-    /// swallowed them.
-    pub fn repeat(&mut self, held: impl Iterator<Item = Received>) {
-        let again = self.recent.drain(..).chain(held);
+    /// Repeats the acknowledgements sent at `since` or later and those of `held` messages, after a
+    /// reconnect that may have swallowed them.
+    pub fn repeat(&mut self, since: Instant, held: impl Iterator<Item = Received>) {
+        let (again, certain) = std::mem::take(&mut self.recent)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(_, at)| *at >= since);
+        self.recent = certain.into();
+        let again = again.into_iter().map(|(sent, _)| sent).chain(held);
         self.repeats
             .extend(again.map(|again| (again.seq, again.id)));
         for fresh in &self.fresh {
@@ -113,19 +117,29 @@ impl Acknowledging {
         self.run = None;
     }
 
-    /// The next one for the wire; fresh ones go first and are never held back.
-    ///
-    /// A repeat is charged to the pace of data too.
-    pub fn transmit(&mut self, now: Instant, data: Option<&mut Pacer>) -> Option<Received> {
-        let next = match self.fresh.pop_front() {
-            Some(fresh) => fresh,
-            None => self.next_repeat(now, data)?,
-        };
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
+    /// The next fresh one for the wire; these are never held back.
+    pub fn transmit(&mut self, now: Instant) -> Option<Received> {
+        let fresh = self.fresh.pop_front()?;
+        self.remember(fresh, now);
+        Some(fresh)
+    }
+
+    /// The next repeated one for the wire, when its pace allows it; it is charged to that of `data`.
+    pub fn transmit_repeat(&mut self, now: Instant, data: Option<&mut Pacer>) -> Option<Received> {
+        let entry = self.repeats.first_entry()?;
+        if let Some(pacer) = &mut self.pacer {
+            if !pacer.take(now) {
+                self.repeat_at = Some(pacer.next_at());
+                return None;
+            }
+            if let Some(data) = data {
+                data.charge(now);
+            }
         }
-        self.recent.push_back(next);
-        Some(next)
+        let (seq, id) = entry.remove_entry();
+        let again = Received { seq, id };
+        self.remember(again, now);
+        Some(again)
     }
 
     /// Does what is due at `now`.
@@ -150,19 +164,11 @@ impl Acknowledging {
         self.fresh.len() + self.repeats.len()
     }
 
-    fn next_repeat(&mut self, now: Instant, data: Option<&mut Pacer>) -> Option<Received> {
-        let entry = self.repeats.first_entry()?;
-        if let Some(pacer) = &mut self.pacer {
-            if !pacer.take(now) {
-                self.repeat_at = Some(pacer.next_at());
-                return None;
-            }
-            if let Some(data) = data {
-                data.charge(now);
-            }
+    fn remember(&mut self, sent: Received, now: Instant) {
+        if self.recent.len() == RECENT {
+            self.recent.pop_front();
         }
-        let (seq, id) = entry.remove_entry();
-        Some(Received { seq, id })
+        self.recent.push_back((sent, now));
     }
 }
 
@@ -190,7 +196,11 @@ mod tests {
     }
 
     fn drain(acknowledging: &mut Acknowledging, now: Instant) -> Vec<u64> {
-        std::iter::from_fn(|| acknowledging.transmit(now, None))
+        let mut next = || {
+            let fresh = acknowledging.transmit(now);
+            fresh.or_else(|| acknowledging.transmit_repeat(now, None))
+        };
+        std::iter::from_fn(&mut next)
             .map(|received| received.seq)
             .collect()
     }
@@ -239,10 +249,23 @@ mod tests {
         let now = Instant::now();
         let mut acknowledging = acknowledging(5, now);
         acknowledging.acknowledge(received(3));
-        acknowledging.repeat([9, 7].into_iter().map(received));
+        acknowledging.repeat(now, [9, 7].into_iter().map(received));
         assert_eq!(drain(&mut acknowledging, now), [3, 0, 1, 2, 4, 7, 9]);
-        acknowledging.repeat(std::iter::empty());
+        acknowledging.repeat(now, std::iter::empty());
         assert_eq!(drain(&mut acknowledging, now), [0, 1, 2, 3, 4, 7, 9]);
+    }
+
+    #[test]
+    fn what_has_long_arrived_is_not_repeated() {
+        let start = Instant::now();
+        let mut acknowledging = acknowledging(3, start);
+        acknowledging.acknowledge(received(3));
+        drain(&mut acknowledging, start + MS * 10);
+        acknowledging.repeat(start + MS, std::iter::empty());
+        assert_eq!(drain(&mut acknowledging, start + MS * 20), [3]);
+        // It is known all the same, should a duplicate come.
+        acknowledging.on_duplicate(0, start + MS * 100);
+        assert_eq!(drain(&mut acknowledging, start + MS * 100), [1]);
     }
 
     #[test]
@@ -255,7 +278,7 @@ mod tests {
         assert_eq!(acknowledging.len(), MAX_PENDING);
         drain(&mut acknowledging, now);
         assert_eq!(acknowledging.recent.len(), RECENT);
-        acknowledging.repeat((0..100_000).map(received));
+        acknowledging.repeat(now, (0..100_000).map(received));
         assert_eq!(acknowledging.len(), MAX_PENDING);
     }
 }
