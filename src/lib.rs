@@ -21,6 +21,7 @@
 //! | [`tunnel`] | SSM session + data channel + smux as plain byte streams |
 //! | [`smux`] | smux v1: many streams over one byte stream |
 //! | [`ssm`] | Session Manager: API calls, WebSocket, and the reliability protocol in `ssm::protocol` |
+//! | [`net`] | the way out: proxies, TCP, TLS, and the SDK's HTTP client on them |
 //! | [`ssh`] | SSH transport and authentication, both roles; above it, messages 80 and up |
 //! | [`sshd`] | an embedded SSH server, used by `demo` and `emulator` |
 //! | [`emulator`] | a local Session Manager: API, message gateway, agent |
@@ -29,12 +30,13 @@
 //!
 //! Dependencies point down only:
 //! `cli > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
-//! `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
+//! `ssm > net`; `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
 
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod emulator;
+pub mod net;
 pub mod peer;
 pub mod relay;
 mod report;

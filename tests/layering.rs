@@ -25,6 +25,7 @@ const MAP: &[(&str, &[&str])] = &[
             "tunnel",
             "smux",
             "ssm",
+            "net",
             "ssh",
             "report",
         ],
@@ -33,7 +34,7 @@ const MAP: &[(&str, &[&str])] = &[
         "daemon",
         &[
             "config", "emulator", "sshd", "server", "relay", "upstream", "tunnel", "smux", "ssm",
-            "ssh", "report",
+            "net", "ssh", "report",
         ],
     ),
     (
@@ -50,9 +51,10 @@ const MAP: &[(&str, &[&str])] = &[
     ),
     ("sshd", &["ssh", "report"]),
     ("smux", &[]),
-    ("ssm", &[]),
+    ("ssm", &["net"]),
+    ("net", &[]),
     ("ssh", &[]),
-    ("config", &[]),
+    ("config", &["net"]),
     ("telemetry", &[]),
     ("report", &[]),
     ("peer", &[]),
@@ -84,6 +86,10 @@ const PURE: &[&str] = &[
     "relay::observer",
     "relay::pair",
     "relay::queue",
+    "net::destination",
+    "net::bypass",
+    "net::proxy",
+    "net::proxies",
 ];
 
 /// Where a core names a clock all the same: a constructor that drivers call, and the reason is said there.

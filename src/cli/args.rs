@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Access, StrictHostKey};
 use crate::emulator::fault::Plan;
 use crate::emulator::{Pacing, Resend};
+use crate::net::Destination;
 use crate::telemetry;
 
 /// A local SSH server that fronts AWS Systems Manager Session Manager.
@@ -93,6 +94,10 @@ pub(super) struct ServeArgs {
     /// AWS region to use
     #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
     pub(super) region: Option<String>,
+
+    /// Where the data channel is opened instead of at AWS's public host: a VPC endpoint's URL
+    #[arg(long, value_name = "URL", env = "SSMSHIM_SSMMESSAGES_ENDPOINT")]
+    pub(super) ssmmessages_endpoint: Option<Destination>,
 
     /// Who may log in here: processes of the owner, or holders of listed keys [default: owner]
     #[arg(long, env = "SSMSHIM_ACCESS")]

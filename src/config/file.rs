@@ -7,6 +7,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::resolved::{Access, StrictHostKey};
+use crate::net::Destination;
 
 /// `config.toml`: every key optional, unknown keys are errors. `examples/config.toml` shows them all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -27,6 +28,8 @@ pub struct File {
     pub profile: Option<String>,
     /// AWS region.
     pub region: Option<String>,
+    /// What takes the place of scheme, host and port in every StreamUrl.
+    pub ssmmessages_endpoint: Option<Destination>,
     /// Who may log in at the local endpoint.
     pub access: Option<Access>,
     /// Keys of those who may, with `access = "keys"`.
@@ -95,6 +98,16 @@ mod tests {
     fn unknown_keys_are_errors() {
         let error = File::parse("lisen = \"127.0.0.1:22\"").unwrap_err();
         assert!(error.to_string().contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_without_a_path() {
+        let file = File::parse("ssmmessages_endpoint = \"https://vpce-1.example\"").unwrap();
+        let endpoint = file.ssmmessages_endpoint.unwrap();
+        assert_eq!(endpoint.to_string(), "https://vpce-1.example:443");
+        for url in ["vpce-1.example", "https://vpce-1.example/path"] {
+            assert!(File::parse(&format!("ssmmessages_endpoint = \"{url}\"")).is_err());
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::file::{self, File};
+use crate::net::Destination;
 
 /// Who may log in at the local endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -62,6 +63,7 @@ pub struct Serve {
     pub ssh_port: u16,
     pub profile: Option<String>,
     pub region: Option<String>,
+    pub ssmmessages_endpoint: Option<Destination>,
     pub access: Access,
     pub authorized_keys: PathBuf,
     pub host_key: PathBuf,
@@ -152,6 +154,7 @@ impl Serve {
             ssh_port: said.ssh_port.or(file.ssh_port).unwrap_or(22),
             profile: said.profile.or(file.profile),
             region: said.region.or(file.region),
+            ssmmessages_endpoint: said.ssmmessages_endpoint.or(file.ssmmessages_endpoint),
             access,
             authorized_keys: match said.authorized_keys.or(file.authorized_keys) {
                 Some(path) => expand_home(&path),

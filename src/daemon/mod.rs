@@ -80,7 +80,11 @@ async fn ssm(config: &Serve) -> Result<Ssm, ssm::api::Error> {
     if let Some(region) = &config.region {
         loader = loader.region(Region::new(region.clone()));
     }
-    Ssm::from_loader(loader).await
+    let ssm = Ssm::from_loader(loader).await?;
+    Ok(match &config.ssmmessages_endpoint {
+        Some(endpoint) => ssm.with_message_endpoint(endpoint.clone()),
+        None => ssm,
+    })
 }
 
 /// Where the sessions of `ssm` are.

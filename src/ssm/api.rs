@@ -19,15 +19,20 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::SessionState;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use aws_smithy_runtime_api::http::Headers;
+use aws_types::service_config::ServiceConfigKey;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::error::{Disposition, without_full_stop};
 use super::secret::Secret;
+use super::websocket::{Caller, Gateways};
+use crate::net::{self, Destination, Dialler, HttpClient};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Only keeps the SDK's shorter one away: the dialler has limits of its own, and names what did not answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(13);
 const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A `credential_process` may hang, and nobody else limits it.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
@@ -136,7 +141,10 @@ pub enum Error {
         #[source]
         source: BoxError,
     },
-    /// The endpoint was not reached or gave no valid answer.
+    /// The endpoint or a proxy on the way was not reached.
+    #[error(transparent)]
+    Network(#[from] net::Error),
+    /// The endpoint gave no valid answer.
     #[error("the Systems Manager endpoint cannot be reached")]
     Unreachable(#[source] BoxError),
     /// An answer without what it must contain.
@@ -153,7 +161,9 @@ impl Error {
     /// What recovery is left; see [`Disposition`].
     pub fn disposition(&self) -> Disposition {
         match self {
-            Self::CredentialsMissing(_)
+            Self::Network(error) if error.is_fatal() => Disposition::Fatal,
+            Self::Network(_)
+            | Self::CredentialsMissing(_)
             | Self::CredentialsFailed(_)
             | Self::CredentialsExpired(_)
             | Self::CredentialsInvalid(_)
@@ -174,8 +184,12 @@ impl Error {
         }
     }
 
-    /// Whether the cause lies with the credentials, which a person may renew at any time.
+    /// Whether the cause lies with the credentials, for AWS or for a proxy, which a person may renew at
+    /// any time.
     pub fn is_credentials(&self) -> bool {
+        if let Self::Network(error) = self {
+            return error.is_proxy_authentication();
+        }
         matches!(
             self,
             Self::CredentialsMissing(_)
@@ -221,6 +235,7 @@ impl Error {
             Self::InvalidDocument(_) => "check the document's name, region and parameters",
             Self::Throttled { .. } => "too many calls for this account: wait a little",
             Self::InvalidRequest(_) => "check the region's name and the endpoint URL if one is set",
+            Self::Network(error) => error.hint(),
             Self::Unreachable(_) => {
                 "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
             }
@@ -240,6 +255,9 @@ impl Error {
             let status = service.raw().status().as_u16();
             let retry_after = retry_after(service.raw().headers());
             return Self::classify_answer(operation, status, retry_after, service.into_err());
+        }
+        if let Some(error) = net::Error::in_chain(&error) {
+            return Self::Network(error.clone());
         }
         let response = error.raw_response();
         let is_failing = response.is_some_and(|response| response.status().is_server_error());
@@ -348,11 +366,13 @@ pub struct Ssm {
     client: Client,
     credentials: SharedCredentialsProvider,
     region: String,
+    dialler: Arc<Dialler>,
+    gateways: Gateways,
     last_start: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Ssm {
-    /// Sets up from the usual AWS environment: variables, profiles, endpoint overrides.
+    /// Sets up from the usual AWS environment: variables, profiles, endpoint overrides, proxies.
     ///
     /// # Errors
     /// [`Error::MissingRegion`]; credentials are looked for at the first call.
@@ -362,18 +382,35 @@ impl Ssm {
 
     /// Sets up from `loader`, on which profile, region or endpoint may have been chosen.
     ///
+    /// The HTTP client is ours, so that sources of credentials find the same way out.
+    ///
     /// # Errors
     /// As [`from_env`](Self::from_env).
     pub async fn from_loader(loader: aws_config::ConfigLoader) -> Result<Self, Error> {
-        Self::new(&loader.load().await)
+        let dialler = Arc::new(Dialler::from_env());
+        let loader = loader.http_client(HttpClient::new(Arc::clone(&dialler)));
+        Self::with_dialler(&loader.load().await, dialler)
     }
 
-    /// Sets up from `config`; only its time-outs and retries are replaced by ours.
+    /// Sets up from `config`; its time-outs and retries are replaced by ours, and so is a lacking HTTP
+    /// client.
     ///
     /// # Errors
-    /// [`Error::MissingRegion`], or [`Error::CredentialsMissing`] without any provider.
+    /// As [`from_env`](Self::from_env), or [`Error::CredentialsMissing`] without any provider.
     pub fn new(config: &SdkConfig) -> Result<Self, Error> {
+        let dialler = Arc::new(Dialler::from_env());
+        let client = config.http_client();
+        let client =
+            client.unwrap_or_else(|| SharedHttpClient::new(HttpClient::new(Arc::clone(&dialler))));
+        let config = config.clone().into_builder().http_client(client).build();
+        Self::with_dialler(&config, dialler)
+    }
+
+    fn with_dialler(config: &SdkConfig, dialler: Arc<Dialler>) -> Result<Self, Error> {
         let region = config.region().ok_or(Error::MissingRegion)?.to_string();
+        if let Some(bundle) = setting(config, "AWS_CA_BUNDLE", "ca_bundle") {
+            dialler.trust(bundle.into());
+        }
         let timeouts = TimeoutConfig::builder()
             .connect_timeout(CONNECT_TIMEOUT)
             .operation_timeout(CALL_TIMEOUT)
@@ -388,8 +425,30 @@ impl Ssm {
                 .credentials_provider()
                 .ok_or_else(|| Error::CredentialsMissing("no provider is configured".into()))?,
             region,
+            dialler,
+            gateways: Gateways {
+                api_host: api_host(config),
+                replacement: None,
+            },
             last_start: Arc::default(),
         })
+    }
+
+    /// Opens WebSockets at `endpoint`, keeping path and query of every StreamUrl: for VPC endpoints
+    /// whose private DNS names are not in use.
+    #[must_use]
+    pub fn with_message_endpoint(mut self, endpoint: Destination) -> Self {
+        self.gateways.replacement = Some(endpoint);
+        self
+    }
+
+    /// What opening a WebSocket takes, but for the credentials.
+    pub(super) fn caller(&self) -> Caller<'_> {
+        Caller {
+            dialler: &self.dialler,
+            gateways: &self.gateways,
+            region: &self.region,
+        }
     }
 
     /// The region that calls go to and that WebSockets are signed for.
@@ -540,6 +599,29 @@ impl Ssm {
         }
         *last = Some(Instant::now());
     }
+}
+
+/// The host of the endpoint URL that the configuration names, looked for where the SDK's client does.
+fn api_host(config: &SdkConfig) -> Option<String> {
+    let is_explicit = config.get_origin("endpoint_url").is_client_config();
+    let of_service = match is_explicit {
+        true => None,
+        false => setting(config, "AWS_ENDPOINT_URL", "endpoint_url"),
+    };
+    let url = of_service.or_else(|| config.endpoint_url().map(str::to_owned))?;
+    let endpoint = Destination::of(&url.parse().ok()?).ok()?;
+    Some(endpoint.host().to_owned())
+}
+
+/// A setting for Systems Manager in the environment, as `variable`, or in the AWS profile, as `key`.
+fn setting(config: &SdkConfig, variable: &str, key: &str) -> Option<String> {
+    let key = ServiceConfigKey::builder()
+        .service_id("SSM")
+        .env(variable)
+        .profile(key)
+        .build()
+        .ok()?;
+    config.service_config()?.load_config(key)
 }
 
 /// What the service says in seconds (RFC 9110, section 10.2.3), or AWS's own way in milliseconds. A

@@ -41,6 +41,7 @@ fn overrides(arguments: ServeArgs) -> Overrides {
             ssh_port: arguments.ssh_port,
             profile: arguments.profile,
             region: arguments.region,
+            ssmmessages_endpoint: arguments.ssmmessages_endpoint,
             access: arguments.access,
             authorized_keys: arguments.authorized_keys,
             host_key: arguments.host_key,

@@ -46,7 +46,7 @@ impl Dialer {
         let credentials = self.ssm.credentials().await?;
         let url = &self.ticket.stream_url;
         let dialled_at = now();
-        let mut websocket = websocket::dial(url, self.ssm.region(), &credentials).await?;
+        let mut websocket = websocket::dial(self.ssm.caller(), url, &credentials).await?;
         let dialled_in = now().saturating_duration_since(dialled_at);
         let open = OpenDataChannelInput {
             message_schema_version: MESSAGE_SCHEMA_VERSION.to_owned(),
