@@ -22,7 +22,11 @@
 //!
 //! Any credentials are accepted, except an access key id or session token that contains `EXPIRED`
 //! (answered with ExpiredTokenException) or `DENIED` (AccessDeniedException), and requests without
-//! an `Authorization` header (UnrecognizedClientException).
+//! an `Authorization` header (UnrecognizedClientException). A session token that contains
+//! `DENY.Operation`, `EXPIRE.Operation` or `THROTTLE.Operation` is refused for that operation alone.
+//!
+//! Beside Systems Manager, DescribeInstances of EC2, SendSSHPublicKey of EC2 Instance Connect and
+//! GetCallerIdentity of STS are answered: set `AWS_ENDPOINT_URL` for all of them.
 //!
 //! # What is not emulated yet
 //!
@@ -32,11 +36,13 @@ mod agent;
 mod api;
 mod documents;
 mod error;
+mod fleet;
 mod frame;
 mod gateway;
 mod http;
 mod hub;
 mod node;
+mod pushed_keys;
 mod session;
 mod socket;
 #[cfg(test)]
@@ -44,12 +50,14 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 
 pub use error::Error;
+pub use fleet::Details;
 
 use hub::Hub;
 use node::Node;
@@ -74,6 +82,9 @@ pub struct Options {
     pub port_map: BTreeMap<u16, SocketAddr>,
     /// Time without client input after which a session ends. The service's default is 20 minutes.
     pub idle_timeout: Duration,
+    /// Where keys pushed by SendSSHPublicKey are kept for their minute, one file of authorized keys
+    /// for each user; forgotten without it.
+    pub pushed_keys: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -86,6 +97,7 @@ impl Default for Options {
             instances: vec![Instance::default()],
             port_map: BTreeMap::new(),
             idle_timeout: Duration::from_secs(20 * 60),
+            pushed_keys: None,
         }
     }
 }
@@ -113,7 +125,8 @@ pub enum Resend {
 }
 
 /// An emulated machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Instance {
     /// Managed instance id: `i-…`, `mi-…`, or anything that StartSession takes as a target.
     pub id: String,
@@ -122,6 +135,8 @@ pub struct Instance {
     /// Whether an embedded agent serves it. Without one it is offline until a foreign agent
     /// connects.
     pub agent: bool,
+    /// What else AWS tells of it.
+    pub details: Details,
 }
 
 impl Default for Instance {
@@ -130,6 +145,7 @@ impl Default for Instance {
             id: "i-0123456789abcdef0".into(),
             name: "emulated".into(),
             agent: true,
+            details: Details::default(),
         }
     }
 }
@@ -159,6 +175,9 @@ impl Emulator {
             .map_err(|source| Error::listen(options.listen, source))?;
         let nodes = options.instances.iter().cloned().map(Node::new).collect();
         let hub = Hub::new(addr, nodes, options.idle_timeout);
+        if let Some(directory) = options.pushed_keys {
+            hub.pushed_keys.keep_in(directory);
+        }
         let emulator = Self { hub, target };
         let hub = &emulator.hub;
         hub.tasks.spawn(http::serve(Arc::clone(hub), listener));
