@@ -19,6 +19,7 @@
 //! | [`relay`] | local connection and upstream transport joined message by message; observer, queues |
 //! | [`upstream`] | the target: warm pool of authenticated SSH transports over one tunnel |
 //! | [`tunnel`] | SSM session + data channel + smux as plain byte streams |
+//! | [`aws`] | signed calls beyond SSM sessions: which machines there are, who we are |
 //! | [`smux`] | smux v1: many streams over one byte stream |
 //! | [`ssm`] | Session Manager: API calls, WebSocket, and the reliability protocol in `ssm::protocol` |
 //! | [`ssh`] | SSH transport and authentication, both roles; above it, messages 80 and up |
@@ -29,8 +30,9 @@
 //!
 //! Dependencies point down only:
 //! `cli > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
-//! `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
+//! `cli, daemon > aws > ssm`; `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
 
+pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod daemon;

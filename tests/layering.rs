@@ -15,6 +15,8 @@ const MAP: &[(&str, &[&str])] = &[
         "cli",
         &[
             "daemon",
+            "target",
+            "aws",
             "config",
             "telemetry",
             "emulator",
@@ -32,8 +34,8 @@ const MAP: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "config", "emulator", "sshd", "server", "relay", "upstream", "tunnel", "smux", "ssm",
-            "ssh", "report",
+            "target", "aws", "config", "emulator", "sshd", "server", "relay", "upstream", "tunnel",
+            "smux", "ssm", "ssh", "report",
         ],
     ),
     (
@@ -48,6 +50,8 @@ const MAP: &[(&str, &[&str])] = &[
         "emulator",
         &["ssm::protocol", "smux", "sshd", "report", "peer"],
     ),
+    ("target", &["aws", "report"]),
+    ("aws", &["ssm"]),
     ("sshd", &["ssh", "report"]),
     ("smux", &[]),
     ("ssm", &[]),

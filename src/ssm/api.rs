@@ -34,7 +34,7 @@ const START_SPACING: Duration = Duration::from_millis(50);
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A call of the SSM API.
+/// A call of an AWS API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// StartSession.
@@ -43,6 +43,40 @@ pub enum Operation {
     Resume,
     /// TerminateSession.
     Terminate,
+    /// DescribeInstanceInformation: the managed machines.
+    DescribeManaged,
+    /// GetConnectionStatus: whether sessions can be started now.
+    ConnectionStatus,
+    /// DescribeSessions: those that are open.
+    DescribeSessions,
+    /// DescribeInstances of EC2.
+    DescribeInstances,
+    /// SendSSHPublicKey of EC2 Instance Connect.
+    SendKey,
+    /// GetCallerIdentity of STS.
+    CallerIdentity,
+}
+
+impl Operation {
+    /// The service that answers, as people call it.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::DescribeInstances => "EC2",
+            Self::SendKey => "EC2 Instance Connect",
+            Self::CallerIdentity => "STS",
+            _ => "Systems Manager",
+        }
+    }
+
+    /// The variable that names another endpoint of the service.
+    fn endpoint_variable(self) -> &'static str {
+        match self {
+            Self::DescribeInstances => "AWS_ENDPOINT_URL_EC2",
+            Self::SendKey => "AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT",
+            Self::CallerIdentity => "AWS_ENDPOINT_URL_STS",
+            _ => "AWS_ENDPOINT_URL_SSM",
+        }
+    }
 }
 
 impl fmt::Display for Operation {
@@ -51,6 +85,12 @@ impl fmt::Display for Operation {
             Self::Start => "StartSession",
             Self::Resume => "ResumeSession",
             Self::Terminate => "TerminateSession",
+            Self::DescribeManaged => "DescribeInstanceInformation",
+            Self::ConnectionStatus => "GetConnectionStatus",
+            Self::DescribeSessions => "DescribeSessions",
+            Self::DescribeInstances => "DescribeInstances",
+            Self::SendKey => "SendSSHPublicKey",
+            Self::CallerIdentity => "GetCallerIdentity",
         })
     }
 }
@@ -113,7 +153,7 @@ pub enum Error {
         source: BoxError,
     },
     /// The request cannot even be made, for example because of a malformed endpoint URL.
-    #[error("the request to Systems Manager is invalid")]
+    #[error("the request to AWS is invalid")]
     InvalidRequest(#[source] BoxError),
     /// The service failed.
     #[error("{operation} failed in the service")]
@@ -125,8 +165,14 @@ pub enum Error {
         source: BoxError,
     },
     /// The endpoint was not reached or gave no valid answer.
-    #[error("the Systems Manager endpoint cannot be reached")]
-    Unreachable(#[source] BoxError),
+    #[error("the {} endpoint cannot be reached", operation.service())]
+    Unreachable {
+        /// The call.
+        operation: Operation,
+        /// What the network said, or what came instead of an answer.
+        #[source]
+        source: BoxError,
+    },
     /// An answer without what it must contain.
     #[error("{operation} gave an answer without {field}")]
     Incomplete {
@@ -147,7 +193,7 @@ impl Error {
             | Self::CredentialsInvalid(_)
             | Self::Throttled { .. }
             | Self::Service { .. }
-            | Self::Unreachable(_)
+            | Self::Unreachable { .. }
             | Self::Incomplete { .. } => Disposition::Resume,
             Self::TargetNotConnected(_) | Self::SessionGone(_) => Disposition::Redial,
             Self::AccessDenied { operation, .. } | Self::Refused { operation, .. } => {
@@ -193,6 +239,17 @@ impl Error {
                 }
                 Operation::Resume => "the policy must allow ssm:ResumeSession on the session",
                 Operation::Terminate => "the policy must allow ssm:TerminateSession on the session",
+                Operation::DescribeManaged => {
+                    "the policy must allow ssm:DescribeInstanceInformation, or name the machine by its id (i-…)"
+                }
+                Operation::ConnectionStatus => "the policy must allow ssm:GetConnectionStatus",
+                Operation::DescribeSessions => "the policy must allow ssm:DescribeSessions",
+                Operation::DescribeInstances => "the policy must allow ec2:DescribeInstances",
+                Operation::SendKey => {
+                    "the policy must allow ec2-instance-connect:SendSSHPublicKey on the instance, with \
+                     a condition on ec2:osuser that fits, if any; or log in with --identity FILE"
+                }
+                Operation::CallerIdentity => "a policy denies sts:GetCallerIdentity",
             },
             Self::TargetNotConnected(_) => {
                 "check the id, the region and the account, and that amazon-ssm-agent is running there"
@@ -200,9 +257,15 @@ impl Error {
             Self::InvalidDocument(_) => "check the document's name, region and parameters",
             Self::Throttled { .. } => "too many calls for this account: wait a little",
             Self::InvalidRequest(_) => "check the region's name and the endpoint URL if one is set",
-            Self::Unreachable(_) => {
-                "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
-            }
+            Self::Unreachable { operation, .. } => match operation.endpoint_variable() {
+                "AWS_ENDPOINT_URL_SSM" => {
+                    "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
+                }
+                "AWS_ENDPOINT_URL_EC2" => {
+                    "check the network, the region's name, and AWS_ENDPOINT_URL_EC2 or AWS_ENDPOINT_URL if set"
+                }
+                _ => "check the network, the region's name, and AWS_ENDPOINT_URL if set",
+            },
             Self::SessionGone(_)
             | Self::Refused { .. }
             | Self::Service { .. }
@@ -211,13 +274,19 @@ impl Error {
     }
 
     /// Sorts an error of the SDK by what is to be done about it.
-    fn classify<E>(operation: Operation, error: SdkError<E>) -> Self
+    pub(crate) fn classify<E>(operation: Operation, error: SdkError<E>) -> Self
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
         if let SdkError::ServiceError(service) = error {
             let status = service.raw().status().as_u16();
-            return Self::classify_answer(operation, status, service.into_err());
+            let error = service.into_err();
+            let code = error.code().unwrap_or_default().to_owned();
+            let source: BoxError = match error.message() {
+                Some(message) => without_full_stop(message).to_owned().into(),
+                None => error.into(),
+            };
+            return Self::classify_answer(operation, status, code, source);
         }
         let is_failing = error
             .raw_response()
@@ -232,19 +301,20 @@ impl Error {
                 operation,
                 source: error.into(),
             },
-            (None, _) => Self::Unreachable(error.into()),
+            (None, _) => Self::Unreachable {
+                operation,
+                source: error.into(),
+            },
         }
     }
 
-    fn classify_answer<E>(operation: Operation, status: u16, error: E) -> Self
-    where
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-    {
-        let code = error.code().unwrap_or_default().to_owned();
-        let source: BoxError = match error.message() {
-            Some(message) => without_full_stop(message).to_owned().into(),
-            None => error.into(),
-        };
+    /// Sorts an error that the service itself has answered with, by its code and the HTTP status.
+    pub(crate) fn classify_answer(
+        operation: Operation,
+        status: u16,
+        code: String,
+        source: BoxError,
+    ) -> Self {
         match code.as_str() {
             "TargetNotConnected"
             | "TargetNotConnectedException"
@@ -262,11 +332,14 @@ impl Error {
             | "InvalidSignatureException"
             | "SignatureDoesNotMatch"
             | "IncompleteSignature"
+            | "AuthFailure"
             | "MissingAuthenticationToken"
             | "MissingAuthenticationTokenException" => Self::CredentialsInvalid(source),
-            "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
-                Self::AccessDenied { operation, source }
-            }
+            // AuthException is what EC2 Instance Connect says.
+            "AccessDenied"
+            | "AccessDeniedException"
+            | "UnauthorizedOperation"
+            | "AuthException" => Self::AccessDenied { operation, source },
             "Throttling"
             | "ThrottlingException"
             | "ThrottledException"
@@ -277,7 +350,7 @@ impl Error {
             }
             _ if status == 429 => Self::Throttled { operation, source },
             _ if status >= 500 => Self::Service { operation, source },
-            _ if code.is_empty() => Self::Unreachable(source),
+            _ if code.is_empty() => Self::Unreachable { operation, source },
             _ => Self::Refused {
                 operation,
                 code,
@@ -354,6 +427,11 @@ impl Ssm {
             region,
             last_start: Arc::default(),
         })
+    }
+
+    /// The client, for calls that have no place here: without retries, and with our time-outs.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The region that calls go to and that WebSockets are signed for.
