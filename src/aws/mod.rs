@@ -22,8 +22,8 @@ pub mod sts;
 
 use std::sync::Arc;
 
-use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
+use aws_config::{ConfigLoader, SdkConfig};
 use aws_sdk_ssm::Client;
 
 use self::endpoint::Service;
@@ -51,16 +51,25 @@ struct Endpoints {
 }
 
 impl Aws {
+    /// Sets up from `loader`, on which profile, region or endpoint may have been chosen.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub async fn from_loader(loader: ConfigLoader) -> Result<Self, Error> {
+        Self::new(&loader.load().await)
+    }
+
     /// Sets up from `config`; nothing is called yet.
     ///
     /// # Errors
     /// As [`Ssm::new`], and [`Error::InvalidRequest`] for a region that cannot be part of a name.
     pub fn new(config: &SdkConfig) -> Result<Self, Error> {
         let ssm = Ssm::new(config)?;
+        let endpoint = |service| Endpoint::new(config, &ssm, service);
         let endpoints = Endpoints {
-            ec2: Endpoint::new(config, ssm.region(), Service::Ec2)?,
-            instance_connect: Endpoint::new(config, ssm.region(), Service::InstanceConnect)?,
-            sts: Endpoint::new(config, ssm.region(), Service::Sts)?,
+            ec2: endpoint(Service::Ec2)?,
+            instance_connect: endpoint(Service::InstanceConnect)?,
+            sts: endpoint(Service::Sts)?,
         };
         let describer = ssm.client().config().to_builder();
         let describer = describer

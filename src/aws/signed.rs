@@ -73,7 +73,8 @@ impl Endpoint {
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] when there can be no such endpoint.
-    pub(super) fn new(config: &SdkConfig, region: &str, service: Service) -> Result<Self, Error> {
+    pub(super) fn new(config: &SdkConfig, ssm: &Ssm, service: Service) -> Result<Self, Error> {
+        let region = ssm.region();
         let invalid = |error: BoxError| Error::InvalidRequest(error);
         let url = service
             .url(config, region)
@@ -98,7 +99,7 @@ impl Endpoint {
             // Whoever signs decides on repeating: a repeated request needs a new signature.
             .no_retry()
             .timeout_config(timeouts);
-        if let Some(client) = config.http_client() {
+        if let Some(client) = ssm.client().config().http_client() {
             builder = builder.http_client(client);
         }
         if let Some(sleep) = config.sleep_impl() {
