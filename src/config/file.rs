@@ -1,5 +1,6 @@
 //! The configuration file as it is written.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -39,6 +40,30 @@ pub struct File {
     pub strict_host_key: Option<StrictHostKey>,
     /// Seconds that a client waits for the target.
     pub hold_seconds: Option<u64>,
+    /// Names of one's own for targets: `[targets.NAME]`.
+    #[serde(default)]
+    pub targets: BTreeMap<String, Alias>,
+}
+
+/// `[targets.NAME]`: a target under a name of one's own, and what is different there.
+///
+/// What it says wins over the rest of the file, and not over flags and environment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alias {
+    /// The machine, in any form that a target has; not another alias.
+    pub target: String,
+    /// User on it.
+    pub user: Option<String>,
+    /// Private keys for it; `~/` is the home directory.
+    #[serde(default)]
+    pub identity: Vec<PathBuf>,
+    /// Port of its sshd.
+    pub ssh_port: Option<u16>,
+    /// AWS profile to reach it with.
+    pub profile: Option<String>,
+    /// AWS region that it is in.
+    pub region: Option<String>,
 }
 
 /// A configuration file that cannot be used.
@@ -95,6 +120,18 @@ mod tests {
     fn unknown_keys_are_errors() {
         let error = File::parse("lisen = \"127.0.0.1:22\"").unwrap_err();
         assert!(error.to_string().contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn an_alias_needs_a_target_and_knows_its_keys() {
+        let file = File::parse("[targets.web]\ntarget = \"i-1\"\nuser = \"admin\"").unwrap();
+        assert_eq!(file.targets["web"].user.as_deref(), Some("admin"));
+        for wrong in [
+            "[targets.web]\nuser = \"x\"",
+            "[targets.web]\ntarget = \"x\"\nlisten = \"y\"",
+        ] {
+            assert!(File::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

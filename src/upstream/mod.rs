@@ -8,6 +8,7 @@ mod lifecycle;
 mod login;
 mod pool;
 mod transport;
+mod users;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ pub use self::lifecycle::State;
 pub use self::login::Login;
 use self::pool::Pool;
 pub use self::transport::Transport;
+pub use self::users::Users;
 use crate::report::one_line;
 use crate::tunnel::{self, Tunnel};
 

@@ -27,7 +27,7 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
         Ok(daemon) => daemon,
         Err(error) => return fail(output, &error, error.hint().as_deref()),
     };
-    let exit = stay(&daemon, &config.target, output, &mut signals).await;
+    let exit = stay(&daemon, daemon.target(), output, &mut signals).await;
     finish(exit, daemon.shutdown(), &mut signals).await
 }
 
@@ -47,6 +47,7 @@ fn overrides(arguments: ServeArgs) -> Overrides {
             known_hosts: arguments.known_hosts,
             strict_host_key: arguments.strict_host_key,
             hold_seconds: arguments.hold,
+            ..File::default()
         },
         config: arguments.config,
         allow_remote_clients: arguments.allow_remote_clients,
