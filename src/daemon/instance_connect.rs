@@ -1,6 +1,7 @@
 //! EC2 Instance Connect as a credential: a key of one login, pushed when its turn has come.
 
-use std::sync::{Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use russh::keys::PublicKey;
@@ -18,7 +19,8 @@ const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 pub(super) struct InstanceConnect {
     aws: Aws,
     instance: String,
-    refused: Mutex<Option<Instant>>,
+    /// When a push was refused last, by user: a policy may permit some (`ec2:osuser`). As many as are tried.
+    refused: Mutex<BTreeMap<String, Instant>>,
 }
 
 impl InstanceConnect {
@@ -32,7 +34,7 @@ impl InstanceConnect {
     }
 
     async fn push(&self, user: &str, key: &PublicKey) -> bool {
-        if self.is_refused() {
+        if is_recent(self.lock().get(user)) {
             debug!(user, "no key is pushed: that was refused a while ago");
             return false;
         }
@@ -53,30 +55,38 @@ impl InstanceConnect {
                 true
             }
             Err(error) => {
-                self.tell(&error);
+                self.tell(user, &error);
                 false
             }
         }
     }
 
     /// Tells what went wrong, and remembers what will go wrong again.
-    fn tell(&self, error: &Error) {
-        let hint = error.hint().unwrap_or_default();
+    fn tell(&self, user: &str, error: &Error) {
         if is_lasting(error) {
-            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            let earlier = self.lock().insert(user.to_owned(), Instant::now());
+            // Several logins may have asked at the same time.
+            if is_recent(earlier.as_ref()) {
+                return;
+            }
         }
+        let hint = error.hint().unwrap_or_default();
         warn!(
             instance = self.instance,
+            user,
             error = one_line(error),
             hint,
             "no key is pushed by EC2 Instance Connect"
         );
     }
 
-    fn is_refused(&self) -> bool {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.is_some_and(|at| at.elapsed() < REMEMBERED)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_recent(refused: Option<&Instant>) -> bool {
+    refused.is_some_and(|at| at.elapsed() < REMEMBERED)
 }
 
 /// Whether the next push would end the same way: it is not permitted, not for such an instance, or there is

@@ -31,7 +31,7 @@ enum Secret {
         identity: Box<AgentIdentity>,
     },
     Ephemeral {
-        key: PrivateKey,
+        key: Box<PrivateKey>,
         authorize: Arc<dyn Authorize>,
     },
     Password(Arc<Zeroizing<String>>),
@@ -121,7 +121,7 @@ impl Wallet {
     /// Makes a key that nobody accepts yet.
     fn put_ephemeral(&mut self, offers: &mut Vec<Offer>, authorize: Arc<dyn Authorize>) {
         let key = match PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519) {
-            Ok(key) => key,
+            Ok(key) => Box::new(key),
             Err(error) => return warn!(%error, "no key for one login can be made"),
         };
         let Ok(blob) = key.public_key().to_bytes() else {
