@@ -25,6 +25,7 @@ use http::header::{CONTENT_TYPE, HOST};
 use http::{Request, Uri};
 use http_body_util::{BodyExt as _, Limited};
 use tokio::time::timeout;
+use tracing::debug;
 
 use super::endpoint::Service;
 use super::{Error, Operation};
@@ -149,6 +150,7 @@ impl Endpoint {
             Err(error) => return Err(unreachable(call.operation, error)),
         };
         let status = response.status();
+        debug!(operation = %call.operation, status = status.as_u16(), "answered");
         let kind = response
             .headers()
             .get("x-amzn-errortype")

@@ -99,6 +99,16 @@ async fn the_other_calls_are_understood() {
     assert!(!aws.is_connected("i-0123").await.unwrap());
     let sessions = aws.open_sessions(Some(emulator.target())).await.unwrap();
     assert!(sessions.items.is_empty() && sessions.is_complete);
+    let ssh = Some("AWS-StartSSHSession");
+    let ticket = aws
+        .ssm()
+        .start_session(emulator.target(), ssh, &[], Some("to see"));
+    let ticket = ticket.await.unwrap();
+    for target in [None, Some(emulator.target())] {
+        let sessions = aws.open_sessions(target).await.unwrap().items;
+        assert_eq!(sessions[0].id, ticket.session_id);
+        assert_eq!(sessions[0].reason.as_deref(), Some("to see"));
+    }
 
     let key = include_str!("../../keys/ed25519.pub");
     aws.send_ssh_public_key(emulator.target(), "ubuntu", key)

@@ -27,12 +27,18 @@ pub enum Error {
         candidates: Vec<String>,
     },
     /// None answers to it.
-    #[error("no machine `{}` in {region}", printable(wanted))]
+    #[error(
+        "no machine `{}` in {region}{}",
+        printable(wanted),
+        of_account(account)
+    )]
     Unknown {
         /// What was typed.
         wanted: String,
         /// Where was looked.
         region: String,
+        /// The account that was asked, if that is known.
+        account: Option<String>,
     },
     /// Its agent does not answer.
     #[error("{title} is not connected to Systems Manager{}", since(*last_ping))]
@@ -137,6 +143,7 @@ pub fn find<'a>(
         ([], _) => Err(Error::Unknown {
             wanted: wanted.to_owned(),
             region: region.to_owned(),
+            account: None,
         }),
         ([one], _) => Ok(one),
         (_, [one]) => Ok(one),
@@ -196,6 +203,11 @@ fn describe(machine: &Machine) -> String {
         .to_owned(),
     );
     format!("{} ({})", machine.id, words.join(", "))
+}
+
+fn of_account(account: &Option<String>) -> String {
+    let account = account.as_deref().map(printable);
+    account.map_or_else(String::new, |account| format!(" of account {account}"))
 }
 
 fn since(last_ping: Option<(Duration, SystemTime)>) -> String {

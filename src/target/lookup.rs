@@ -13,9 +13,9 @@ use crate::aws::{self, Aws};
 /// Time to ask about an id that can be tried without an answer.
 const ASIDE: Duration = Duration::from_secs(5);
 
-/// Time for EC2 to tell the state of an instance that Systems Manager does not reach. Where only Systems
-/// Manager has an endpoint, it never does.
-const EC2_ASIDE: Duration = Duration::from_secs(3);
+/// Time for EC2 to tell the state of an instance that Systems Manager does not reach, and for STS to tell the
+/// account. Where only Systems Manager has an endpoint, they never do.
+const OTHERS_ASIDE: Duration = Duration::from_secs(3);
 
 /// Ids in one filter of EC2: the most there may be.
 const IDS: usize = 200;
@@ -30,7 +30,7 @@ const IDS: usize = 200;
 pub async fn resolve(aws: &Aws, wanted: &str) -> Result<Machine, Error> {
     let lookup = Lookup { aws, wanted };
     let selector = Selector::parse(wanted);
-    match &selector {
+    let found = match &selector {
         Selector::Id(id) => match timeout(ASIDE, lookup.by_id(id)).await {
             Ok(Err(Error::Api { source, .. })) => {
                 info!(
@@ -47,6 +47,15 @@ pub async fn resolve(aws: &Aws, wanted: &str) -> Result<Machine, Error> {
             }
         },
         _ => lookup.by_description(&selector).await,
+    };
+    match found {
+        // A wrong profile is the likeliest cause, and its account tells.
+        Err(Error::Unknown { wanted, region, .. }) => Err(Error::Unknown {
+            wanted,
+            region,
+            account: lookup.account().await,
+        }),
+        found => found,
     }
 }
 
@@ -156,6 +165,7 @@ impl Lookup<'_> {
         Err(Error::Unknown {
             wanted: text.to_owned(),
             region: self.aws.region().to_owned(),
+            account: None,
         })
     }
 
@@ -225,15 +235,17 @@ impl Lookup<'_> {
     ///
     /// What the list says of the agent is some minutes old, so before it is called offline the service
     /// is asked again.
-    async fn vouch(&self, machine: Machine) -> Result<Machine, Error> {
+    async fn vouch(&self, mut machine: Machine) -> Result<Machine, Error> {
         if machine.is_online() || self.aws.is_connected(&machine.id).await.unwrap_or_default() {
             return Ok(machine);
         }
-        let state = match &machine.state {
-            Some(state) => Some(state.clone()),
-            None => self.in_ec2(&machine.id).await.and_then(|found| found.state),
-        };
-        if let Some(state) = state.filter(|state| state != "running") {
+        if machine.state.is_none()
+            && let Some(known) = self.in_ec2(&machine.id).await
+        {
+            machine.state = known.state;
+            machine.name = known.name.or(machine.name);
+        }
+        if let Some(state) = machine.state.clone().filter(|state| state != "running") {
             return Err(Error::NotRunning {
                 title: machine.title(),
                 id: machine.id,
@@ -263,9 +275,15 @@ impl Lookup<'_> {
         }
         let ids = [id.to_owned()];
         let filters = [("instance-id", &ids[..])];
-        let listed = timeout(EC2_ASIDE, self.aws.describe_instances(&filters)).await;
+        let listed = timeout(OTHERS_ASIDE, self.aws.describe_instances(&filters)).await;
         let instances = listed.ok()?.ok()?.items;
         merge(Vec::new(), &instances).into_iter().next()
+    }
+
+    /// The number of the account, if STS tells.
+    async fn account(&self) -> Option<String> {
+        let caller = timeout(OTHERS_ASIDE, self.aws.caller_identity()).await;
+        Some(caller.ok()?.ok()?.account)
     }
 
     fn failed(&self, source: aws::Error) -> Error {

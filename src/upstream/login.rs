@@ -34,6 +34,7 @@ impl Login {
     /// # Errors
     /// Why there is no transport: no sshd, a wrong key, or the tunnel went away.
     pub(super) async fn run(&self, tunnel: &Tunnel) -> Result<Transport, Error> {
+        let _search = self.users.search().await;
         let mut refused: Option<AuthenticationFailed> = None;
         for user in self.users.in_order() {
             match self.log_in_as(user, tunnel).await? {
