@@ -207,6 +207,17 @@ fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
         assert!(said.starts_with(words), "{target}: {said}");
         assert!(said.contains("\nhint: "), "{target}: {said}");
     }
+    // What the list says is old, and the question whether it still holds is not permitted: an id is tried.
+    let said = fleet.refused(LOST, "DENY.GetConnectionStatus");
+    assert!(
+        said.starts_with("error: cannot reach i-0aaaaaaaaaaaaaaa7: target is not connected"),
+        "{said}"
+    );
+    let said = fleet.refused("lost", "DENY.GetConnectionStatus");
+    assert!(
+        said.starts_with("error: i-0aaaaaaaaaaaaaaa7 (lost) is not connected to Systems"),
+        "{said}"
+    );
     let said = fleet.refused("web", "DENY.DescribeInstanceInformation");
     assert!(
         said.starts_with(

@@ -170,9 +170,9 @@ mi-0123456789abcdef0  evil?]0;x?                      lost 2 h ago  -           
         assert_eq!(
             table,
             "\
-ID                    NAME        PING          PLATFORM   AGENT      ADDRESS
-i-0123456789abcdef0   web-1 of …  online        Amazon L…  3.3.987.0  10.0.0.7
-mi-0123456789abcdef0  evil?]0;x?  lost 2 h ago  -          -          -
+ID                    NAME         PING          PLATFORM    AGENT      ADDRESS
+i-0123456789abcdef0   web-1 of t…  online        Amazon Li…  3.3.987.0  10.0.0.7
+mi-0123456789abcdef0  evil?]0;x?   lost 2 h ago  -           -          -
 "
         );
         assert!(table.lines().all(|line| line.chars().count() <= 80));
@@ -186,7 +186,7 @@ mi-0123456789abcdef0  evil?]0;x?  lost 2 h ago  -          -          -
         let lines: Vec<_> = list.lines().collect();
         assert_eq!(
             lines[0],
-            " 1  i-0123456789abcdef0  web-1 of…  Amazon L…  10.0.0.7"
+            " 1  i-0123456789abcdef0  web-1 of th…  Amazon Lin…  10.0.0.7"
         );
         assert!(lines[9].starts_with("10  i-"), "{list}");
     }

@@ -28,8 +28,12 @@ const IDS: usize = 200;
 /// # Errors
 /// Why there is no such machine, or none that can be reached now.
 pub async fn resolve(aws: &Aws, wanted: &str) -> Result<Machine, Error> {
-    let lookup = Lookup { aws, wanted };
     let selector = Selector::parse(wanted);
+    let lookup = Lookup {
+        aws,
+        wanted,
+        is_id: matches!(selector, Selector::Id(_)),
+    };
     let found = match &selector {
         Selector::Id(id) => match timeout(ASIDE, lookup.by_id(id)).await {
             Ok(Err(Error::Api { source, .. })) => {
@@ -126,6 +130,8 @@ pub async fn list(aws: &Aws, filter: Option<&str>) -> Result<Listing, aws::Error
 struct Lookup<'a> {
     aws: &'a Aws,
     wanted: &'a str,
+    /// Whether what is wanted is an id, which can be tried unseen.
+    is_id: bool,
 }
 
 impl Lookup<'_> {
@@ -156,7 +162,7 @@ impl Lookup<'_> {
     /// An id that is not on the list, which may be some minutes behind.
     async fn unlisted(&self, id: &Id) -> Result<Machine, Error> {
         let text = id.as_str();
-        if self.aws.is_connected(text).await.unwrap_or_default() {
+        if self.may_be_connected(text).await {
             return Ok(Machine::unknown(text));
         }
         if let Some(instance) = self.in_ec2(text).await {
@@ -236,7 +242,7 @@ impl Lookup<'_> {
     /// What the list says of the agent is some minutes old, so before it is called offline the service
     /// is asked again.
     async fn vouch(&self, mut machine: Machine) -> Result<Machine, Error> {
-        if machine.is_online() || self.aws.is_connected(&machine.id).await.unwrap_or_default() {
+        if machine.is_online() || self.may_be_connected(&machine.id).await {
             return Ok(machine);
         }
         if machine.state.is_none()
@@ -266,6 +272,11 @@ impl Lookup<'_> {
             is_container: false,
             last_ping,
         })
+    }
+
+    /// Whether the service says that a session can be started; where it does not say, an id is worth a try.
+    async fn may_be_connected(&self, id: &str) -> bool {
+        self.aws.is_connected(id).await.unwrap_or(self.is_id)
     }
 
     /// What EC2 knows of an instance, if it may be asked.
