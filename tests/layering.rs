@@ -15,6 +15,8 @@ const MAP: &[(&str, &[&str])] = &[
         "cli",
         &[
             "daemon",
+            "target",
+            "aws",
             "config",
             "telemetry",
             "emulator",
@@ -33,8 +35,8 @@ const MAP: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "config", "emulator", "sshd", "server", "relay", "upstream", "tunnel", "smux", "ssm",
-            "net", "ssh", "report",
+            "target", "aws", "config", "emulator", "sshd", "server", "relay", "upstream", "tunnel",
+            "smux", "ssm", "net", "ssh", "report",
         ],
     ),
     (
@@ -49,6 +51,8 @@ const MAP: &[(&str, &[&str])] = &[
         "emulator",
         &["ssm::protocol", "smux", "sshd", "report", "peer"],
     ),
+    ("target", &["aws", "report"]),
+    ("aws", &["ssm"]),
     ("sshd", &["ssh", "report"]),
     ("smux", &[]),
     ("ssm", &["net"]),

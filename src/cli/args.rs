@@ -48,6 +48,8 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Serve this very machine through an emulated Session Manager: no account, no configuration
     Demo(DemoArgs),
+    /// List the machines that can be reached
+    Targets(TargetsArgs),
     /// Run the emulated Session Manager alone
     Emulator(EmulatorArgs),
 }
@@ -62,7 +64,8 @@ pub(super) struct OutputArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// The managed machine to reach: i-… or mi-…
+    /// The machine to reach: an id (i-…, mi-…, ecs:…), a name, tag:Key=Value, a private address, or an alias of
+    /// the configuration; asked for when missing on a terminal
     #[arg(env = "SSMSHIM_TARGET")]
     pub(super) target: Option<String>,
 
@@ -70,11 +73,12 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "SSMSHIM_LISTEN")]
     pub(super) listen: Option<SocketAddr>,
 
-    /// User to log in as on the target [default: the name of the current user]
+    /// User to log in as on the target [default: what its platform's images have, then the current user]
     #[arg(long, value_name = "NAME", env = "SSMSHIM_USER")]
     pub(super) user: Option<String>,
 
-    /// Private key to log in with; may be repeated [default: ssh-agent, then ~/.ssh/id_*]
+    /// Private key to log in with; may be repeated [default: ssh-agent, then a key pushed by EC2 Instance Connect,
+    /// then ~/.ssh/id_*]
     #[arg(
         long,
         value_name = "FILE",
@@ -136,6 +140,28 @@ pub(super) struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct TargetsArgs {
+    /// Show only machines with this in their id, name or address, or with the tag tag:Key=Value
+    pub(super) filter: Option<String>,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// AWS profile to use
+    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
+    pub(super) profile: Option<String>,
+
+    /// AWS region to use
+    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
+    pub(super) region: Option<String>,
+
+    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// Address to listen on
     #[arg(
@@ -158,6 +184,14 @@ pub(super) struct EmulatorArgs {
     /// Loopback address to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8022")]
     pub(super) listen: SocketAddr,
+
+    /// The machines, as a JSON list [default: one, which is this machine]
+    #[arg(long, value_name = "FILE")]
+    pub(super) instances: Option<PathBuf>,
+
+    /// Where keys pushed by EC2 Instance Connect are kept for a minute: AuthorizedKeysFile DIR/%u
+    #[arg(long, value_name = "DIR")]
+    pub(super) pushed_keys: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,

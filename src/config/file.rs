@@ -1,5 +1,6 @@
 //! The configuration file as it is written.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -42,6 +43,30 @@ pub struct File {
     pub strict_host_key: Option<StrictHostKey>,
     /// Seconds that a client waits for the target.
     pub hold_seconds: Option<u64>,
+    /// Names of one's own for targets: `[targets.NAME]`.
+    #[serde(default)]
+    pub targets: BTreeMap<String, Alias>,
+}
+
+/// `[targets.NAME]`: a target under a name of one's own, and what is different there.
+///
+/// What it says wins over the rest of the file, and not over flags and environment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alias {
+    /// The machine, in any form that a target has; not another alias.
+    pub target: String,
+    /// User on it.
+    pub user: Option<String>,
+    /// Private keys for it; `~/` is the home directory.
+    #[serde(default)]
+    pub identity: Vec<PathBuf>,
+    /// Port of its sshd.
+    pub ssh_port: Option<u16>,
+    /// AWS profile to reach it with.
+    pub profile: Option<String>,
+    /// AWS region that it is in.
+    pub region: Option<String>,
 }
 
 /// A configuration file that cannot be used.
@@ -107,6 +132,18 @@ mod tests {
         assert_eq!(endpoint.to_string(), "https://vpce-1.example:443");
         for url in ["vpce-1.example", "https://vpce-1.example/path"] {
             assert!(File::parse(&format!("ssmmessages_endpoint = \"{url}\"")).is_err());
+        }
+    }
+
+    #[test]
+    fn an_alias_needs_a_target_and_knows_its_keys() {
+        let file = File::parse("[targets.web]\ntarget = \"i-1\"\nuser = \"admin\"").unwrap();
+        assert_eq!(file.targets["web"].user.as_deref(), Some("admin"));
+        for wrong in [
+            "[targets.web]\nuser = \"x\"",
+            "[targets.web]\ntarget = \"x\"\nlisten = \"y\"",
+        ] {
+            assert!(File::parse(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -2,10 +2,12 @@
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::debug;
 use zeroize::Zeroizing;
 
+use super::instance_connect::InstanceConnect;
 use crate::config;
 use crate::ssh::Credential;
 use crate::ssh::credential::{LoadError, load_identity};
@@ -13,19 +15,26 @@ use crate::ssh::credential::{LoadError, load_identity};
 /// Keys that OpenSSH looks for, in its order.
 const DEFAULT_IDENTITIES: [&str; 3] = ["id_rsa", "id_ecdsa", "id_ed25519"];
 
-/// The identity files given; without any, the agent and then the default keys that need no passphrase.
+/// The identity files given, or the agent without any; then what is made for one login; then, without identity
+/// files, the default keys that need no passphrase.
 ///
 /// # Errors
 /// A file that was asked for and cannot be used.
-pub(super) fn gather(identities: &[PathBuf]) -> Result<Vec<Credential>, LoadError> {
+pub(super) fn gather(
+    identities: &[PathBuf],
+    ephemeral: Option<InstanceConnect>,
+) -> Result<Vec<Credential>, LoadError> {
     let mut credentials = Vec::new();
     for path in identities {
         credentials.extend(load_identity(path, &mut ask_passphrase)?);
     }
+    if identities.is_empty() {
+        credentials.extend(Credential::agent_of_environment());
+    }
+    credentials.extend(ephemeral.map(|connect| Credential::Ephemeral(Arc::new(connect))));
     if !identities.is_empty() {
         return Ok(credentials);
     }
-    credentials.extend(Credential::agent_of_environment());
     let Ok(home) = config::home() else {
         return Ok(credentials);
     };

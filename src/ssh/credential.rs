@@ -41,6 +41,8 @@ pub enum Credential {
         /// The only key to use; all when absent.
         only: Option<Box<PublicKey>>,
     },
+    /// A key made for one login, which somebody has the server accept for a while.
+    Ephemeral(Arc<dyn Authorize>),
     /// A password.
     Password(Arc<Zeroizing<String>>),
     /// Somebody or something that answers keyboard-interactive questions.
@@ -72,6 +74,9 @@ impl fmt::Debug for Credential {
                 .debug_struct("Agent")
                 .field("socket", socket)
                 .finish_non_exhaustive(),
+            Self::Ephemeral(authorize) => {
+                f.debug_tuple("Ephemeral").field(&authorize.name()).finish()
+            }
             Self::Password(_) => f.write_str("Password([redacted])"),
             Self::KeyboardInteractive(_) => f.write_str("KeyboardInteractive"),
         }
@@ -88,6 +93,21 @@ pub trait Answer: Send + Sync {
     /// One answer to each of [`Questions::prompts`].
     fn answer<'a>(&'a self, questions: &'a Questions) -> Answers<'a>;
 }
+
+/// Has a server accept a key for the time of a login.
+///
+/// It is asked when the key's turn has come, after what stands before it was refused. The time it takes
+/// does not count against the deadline of the login.
+pub trait Authorize: Send + Sync {
+    /// What to call its keys in messages.
+    fn name(&self) -> &str;
+
+    /// Has `key` accepted for `user`; false when that is not possible, of which somebody has been told.
+    fn authorize<'a>(&'a self, user: &'a str, key: &'a PublicKey) -> Authorized<'a>;
+}
+
+/// The answer of an [`Authorize`].
+pub type Authorized<'a> = Pin<Box<dyn Future<Output = bool> + Send + 'a>>;
 
 /// Why a key file gives no credential.
 #[derive(Debug, Error)]

@@ -146,7 +146,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         self.enter(Phase::Authentication);
         let (mut wallet, offers) = deadline
             .bound(self.phase(), async {
-                Ok(Wallet::open(&config.credentials).await)
+                Ok(Wallet::open(&config.credentials, &config.user).await)
             })
             .await?;
         let session_id = self.session_id().to_vec();

@@ -10,7 +10,7 @@ use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::auth::client::{Offer, Questions};
-use super::credential::{Answer, Credential, sign};
+use super::credential::{Answer, Authorize, Credential, sign};
 use super::wire::Reader;
 
 /// Keys of one agent that are offered; a server would not take more tries than this.
@@ -19,6 +19,7 @@ const MAX_AGENT_KEYS: usize = 64;
 /// Secrets, at the indices of the [`Offer`]s they stand behind.
 #[derive(Default)]
 pub(super) struct Wallet {
+    user: String,
     secrets: Vec<Secret>,
     agents: Vec<AgentClient<UnixStream>>,
 }
@@ -29,14 +30,22 @@ enum Secret {
         agent: usize,
         identity: Box<AgentIdentity>,
     },
+    Ephemeral {
+        key: Box<PrivateKey>,
+        authorize: Arc<dyn Authorize>,
+    },
     Password(Arc<Zeroizing<String>>),
     Answers(Arc<dyn Answer>),
 }
 
 impl Wallet {
-    /// Opens `credentials`, connecting to agents. An agent that cannot be reached offers nothing.
-    pub(super) async fn open(credentials: &[Credential]) -> (Self, Vec<Offer>) {
-        let mut wallet = Self::default();
+    /// Opens `credentials` for a login as `user`, connecting to agents. An agent that cannot be reached offers
+    /// nothing.
+    pub(super) async fn open(credentials: &[Credential], user: &str) -> (Self, Vec<Offer>) {
+        let mut wallet = Self {
+            user: user.to_owned(),
+            ..Self::default()
+        };
         let mut offers = Vec::new();
         for credential in credentials {
             match credential {
@@ -60,6 +69,9 @@ impl Wallet {
                     if let Err(error) = wallet.open_agent(&mut offers, socket, only).await {
                         warn!(socket = %socket.display(), %error, "ssh-agent does not answer");
                     }
+                }
+                Credential::Ephemeral(authorize) => {
+                    wallet.put_ephemeral(&mut offers, Arc::clone(authorize));
                 }
                 Credential::Password(password) => {
                     offers.push(Offer::Password);
@@ -106,6 +118,21 @@ impl Wallet {
         Ok(())
     }
 
+    /// Makes a key that nobody accepts yet.
+    fn put_ephemeral(&mut self, offers: &mut Vec<Offer>, authorize: Arc<dyn Authorize>) {
+        let key = match PrivateKey::random(&mut rand::rng(), Algorithm::Ed25519) {
+            Ok(key) => Box::new(key),
+            Err(error) => return warn!(%error, "no key for one login can be made"),
+        };
+        let Ok(blob) = key.public_key().to_bytes() else {
+            return;
+        };
+        let label = format!("{} {}", authorize.name(), describe(key.public_key()));
+        // Signed for without a query, so that it is authorized before the server hears of it.
+        let secret = Secret::Ephemeral { key, authorize };
+        self.put_key(offers, blob, label, false, secret);
+    }
+
     /// Adds a key, unless it is offered already: each offer may cost one of a few tries.
     fn put_key(
         &mut self,
@@ -133,6 +160,10 @@ impl Wallet {
     ) -> Option<Vec<u8>> {
         match self.secrets.get(offer)? {
             Secret::Key(key) => sign(key, algorithm, data),
+            Secret::Ephemeral { key, authorize } => {
+                let is_accepted = authorize.authorize(&self.user, key.public_key()).await;
+                is_accepted.then(|| sign(key, algorithm, data)).flatten()
+            }
             Secret::Agent { agent, identity } => {
                 let hash = match Algorithm::new(algorithm).ok()? {
                     Algorithm::Rsa { hash } => hash,

@@ -33,18 +33,22 @@ use crate::net::{self, Destination, Dialler, HttpClient};
 
 /// Only keeps the SDK's shorter one away: the dialler has limits of its own, and names what did not answer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(13);
-const CALL_TIMEOUT: Duration = Duration::from_secs(15);
+/// For a call, with its repetitions where it has any.
+pub(crate) const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A `credential_process` may hang, and nobody else limits it.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sessions started at the same instant stall for seconds in the agent; these far apart they do not.
 const START_SPACING: Duration = Duration::from_millis(50);
+
+/// Systems Manager in AWS's models.
+const SERVICE_ID: &str = "SSM";
 
 /// How far an account's list of sessions is read: 10 000 sessions at 200 a page.
 const LISTED_PAGES: usize = 50;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A call of the SSM API.
+/// A call of an AWS API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     /// StartSession.
@@ -53,8 +57,40 @@ pub enum Operation {
     Resume,
     /// TerminateSession.
     Terminate,
-    /// DescribeSessions.
-    Describe,
+    /// DescribeInstanceInformation: the managed machines.
+    DescribeManaged,
+    /// GetConnectionStatus: whether sessions can be started now.
+    ConnectionStatus,
+    /// DescribeSessions: those that are open.
+    DescribeSessions,
+    /// DescribeInstances of EC2.
+    DescribeInstances,
+    /// SendSSHPublicKey of EC2 Instance Connect.
+    SendKey,
+    /// GetCallerIdentity of STS.
+    CallerIdentity,
+}
+
+impl Operation {
+    /// The service that answers, as people call it.
+    pub fn service(self) -> &'static str {
+        match self {
+            Self::DescribeInstances => "EC2",
+            Self::SendKey => "EC2 Instance Connect",
+            Self::CallerIdentity => "STS",
+            _ => "Systems Manager",
+        }
+    }
+
+    /// The variable that names another endpoint of the service.
+    fn endpoint_variable(self) -> &'static str {
+        match self {
+            Self::DescribeInstances => "AWS_ENDPOINT_URL_EC2",
+            Self::SendKey => "AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT",
+            Self::CallerIdentity => "AWS_ENDPOINT_URL_STS",
+            _ => "AWS_ENDPOINT_URL_SSM",
+        }
+    }
 }
 
 impl fmt::Display for Operation {
@@ -63,7 +99,12 @@ impl fmt::Display for Operation {
             Self::Start => "StartSession",
             Self::Resume => "ResumeSession",
             Self::Terminate => "TerminateSession",
-            Self::Describe => "DescribeSessions",
+            Self::DescribeManaged => "DescribeInstanceInformation",
+            Self::ConnectionStatus => "GetConnectionStatus",
+            Self::DescribeSessions => "DescribeSessions",
+            Self::DescribeInstances => "DescribeInstances",
+            Self::SendKey => "SendSSHPublicKey",
+            Self::CallerIdentity => "GetCallerIdentity",
         })
     }
 }
@@ -128,7 +169,7 @@ pub enum Error {
         source: BoxError,
     },
     /// The request cannot even be made, for example because of a malformed endpoint URL.
-    #[error("the request to Systems Manager is invalid")]
+    #[error("the request to AWS is invalid")]
     InvalidRequest(#[source] BoxError),
     /// The service failed.
     #[error("{operation} failed in the service")]
@@ -145,8 +186,14 @@ pub enum Error {
     #[error(transparent)]
     Network(#[from] net::Error),
     /// The endpoint gave no valid answer.
-    #[error("the Systems Manager endpoint cannot be reached")]
-    Unreachable(#[source] BoxError),
+    #[error("the {} endpoint cannot be reached", operation.service())]
+    Unreachable {
+        /// The call.
+        operation: Operation,
+        /// What came instead of an answer.
+        #[source]
+        source: BoxError,
+    },
     /// An answer without what it must contain.
     #[error("{operation} gave an answer without {field}")]
     Incomplete {
@@ -169,7 +216,7 @@ impl Error {
             | Self::CredentialsInvalid(_)
             | Self::Throttled { .. }
             | Self::Service { .. }
-            | Self::Unreachable(_)
+            | Self::Unreachable { .. }
             | Self::Incomplete { .. } => Disposition::Resume,
             Self::TargetNotConnected(_) | Self::SessionGone(_) => Disposition::Redial,
             Self::AccessDenied { operation, .. } | Self::Refused { operation, .. } => {
@@ -227,7 +274,17 @@ impl Error {
                 }
                 Operation::Resume => "the policy must allow ssm:ResumeSession on the session",
                 Operation::Terminate => "the policy must allow ssm:TerminateSession on the session",
-                Operation::Describe => "the policy must allow ssm:DescribeSessions",
+                Operation::DescribeManaged => {
+                    "the policy must allow ssm:DescribeInstanceInformation, or name the machine by its id (i-…)"
+                }
+                Operation::ConnectionStatus => "the policy must allow ssm:GetConnectionStatus",
+                Operation::DescribeSessions => "the policy must allow ssm:DescribeSessions",
+                Operation::DescribeInstances => "the policy must allow ec2:DescribeInstances",
+                Operation::SendKey => {
+                    "the policy must allow ec2-instance-connect:SendSSHPublicKey on the instance, with \
+                     a condition on ec2:osuser that fits, if any; or log in with --identity FILE"
+                }
+                Operation::CallerIdentity => "a policy denies sts:GetCallerIdentity",
             },
             Self::TargetNotConnected(_) => {
                 "check the id, the region and the account, and that amazon-ssm-agent is running there"
@@ -236,9 +293,15 @@ impl Error {
             Self::Throttled { .. } => "too many calls for this account: wait a little",
             Self::InvalidRequest(_) => "check the region's name and the endpoint URL if one is set",
             Self::Network(error) => error.hint(),
-            Self::Unreachable(_) => {
-                "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
-            }
+            Self::Unreachable { operation, .. } => match operation.endpoint_variable() {
+                "AWS_ENDPOINT_URL_SSM" => {
+                    "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
+                }
+                "AWS_ENDPOINT_URL_EC2" => {
+                    "check the network, the region's name, and AWS_ENDPOINT_URL_EC2 or AWS_ENDPOINT_URL if set"
+                }
+                _ => "check the network, the region's name, and AWS_ENDPOINT_URL if set",
+            },
             Self::SessionGone(_)
             | Self::Refused { .. }
             | Self::Service { .. }
@@ -247,14 +310,20 @@ impl Error {
     }
 
     /// Sorts an error of the SDK by what is to be done about it.
-    fn classify<E>(operation: Operation, error: SdkError<E>) -> Self
+    pub(crate) fn classify<E>(operation: Operation, error: SdkError<E>) -> Self
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
         if let SdkError::ServiceError(service) = error {
             let status = service.raw().status().as_u16();
             let retry_after = retry_after(service.raw().headers());
-            return Self::classify_answer(operation, status, retry_after, service.into_err());
+            let error = service.into_err();
+            let code = error.code().unwrap_or_default().to_owned();
+            let source: BoxError = match error.message() {
+                Some(message) => without_full_stop(message).to_owned().into(),
+                None => error.into(),
+            };
+            return Self::classify_answer(operation, status, retry_after, code, source);
         }
         if let Some(error) = net::Error::in_chain(&error) {
             return Self::Network(error.clone());
@@ -273,24 +342,27 @@ impl Error {
                 retry_after,
                 source: error.into(),
             },
-            (None, _) => Self::Unreachable(error.into()),
+            (None, _) => Self::unanswered(operation, error),
         }
     }
 
-    fn classify_answer<E>(
+    /// There was no answer, or none that can be read; the network is named where it is to blame.
+    pub(crate) fn unanswered(operation: Operation, source: impl Into<BoxError>) -> Self {
+        let source = source.into();
+        match net::Error::in_chain(&*source) {
+            Some(error) => Self::Network(error.clone()),
+            None => Self::Unreachable { operation, source },
+        }
+    }
+
+    /// Sorts an error that the service itself has answered with, by its code and the HTTP status.
+    pub(crate) fn classify_answer(
         operation: Operation,
         status: u16,
         retry_after: Option<Duration>,
-        error: E,
-    ) -> Self
-    where
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-    {
-        let code = error.code().unwrap_or_default().to_owned();
-        let source: BoxError = match error.message() {
-            Some(message) => without_full_stop(message).to_owned().into(),
-            None => error.into(),
-        };
+        code: String,
+        source: BoxError,
+    ) -> Self {
         let throttled = |source| Self::Throttled {
             operation,
             retry_after,
@@ -318,11 +390,14 @@ impl Error {
             | "InvalidSignatureException"
             | "SignatureDoesNotMatch"
             | "IncompleteSignature"
+            | "AuthFailure"
             | "MissingAuthenticationToken"
             | "MissingAuthenticationTokenException" => Self::CredentialsInvalid(source),
-            "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
-                Self::AccessDenied { operation, source }
-            }
+            // AuthException is what EC2 Instance Connect says.
+            "AccessDenied"
+            | "AccessDeniedException"
+            | "UnauthorizedOperation"
+            | "AuthException" => Self::AccessDenied { operation, source },
             "Throttling"
             | "ThrottlingException"
             | "ThrottledException"
@@ -331,7 +406,7 @@ impl Error {
             "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => failing(source),
             _ if status == 429 => throttled(source),
             _ if status >= 500 => failing(source),
-            _ if code.is_empty() => Self::Unreachable(source),
+            _ if code.is_empty() => Self::Unreachable { operation, source },
             _ => Self::Refused {
                 operation,
                 code,
@@ -363,6 +438,7 @@ impl Ticket {
 /// The SSM API in one region, as one identity.
 #[derive(Debug, Clone)]
 pub struct Ssm {
+    config: Arc<SdkConfig>,
     client: Client,
     credentials: SharedCredentialsProvider,
     region: String,
@@ -389,7 +465,7 @@ impl Ssm {
     pub async fn from_loader(loader: aws_config::ConfigLoader) -> Result<Self, Error> {
         let dialler = Arc::new(Dialler::from_env());
         let loader = loader.http_client(HttpClient::new(Arc::clone(&dialler)));
-        Self::with_dialler(&loader.load().await, dialler)
+        Self::with_dialler(loader.load().await, dialler)
     }
 
     /// Sets up from `config`; its time-outs and retries are replaced by ours, and so is a lacking HTTP
@@ -403,20 +479,16 @@ impl Ssm {
         let client =
             client.unwrap_or_else(|| SharedHttpClient::new(HttpClient::new(Arc::clone(&dialler))));
         let config = config.clone().into_builder().http_client(client).build();
-        Self::with_dialler(&config, dialler)
+        Self::with_dialler(config, dialler)
     }
 
-    fn with_dialler(config: &SdkConfig, dialler: Arc<Dialler>) -> Result<Self, Error> {
+    fn with_dialler(config: SdkConfig, dialler: Arc<Dialler>) -> Result<Self, Error> {
         let region = config.region().ok_or(Error::MissingRegion)?.to_string();
-        if let Some(bundle) = setting(config, "AWS_CA_BUNDLE", "ca_bundle") {
+        if let Some(bundle) = setting(&config, SERVICE_ID, "AWS_CA_BUNDLE", "ca_bundle") {
             dialler.trust(bundle.into());
         }
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_timeout(CALL_TIMEOUT)
-            .build();
-        let service = aws_sdk_ssm::config::Builder::from(config)
-            .timeout_config(timeouts)
+        let service = aws_sdk_ssm::config::Builder::from(&config)
+            .timeout_config(timeouts())
             .retry_config(RetryConfig::disabled())
             .build();
         Ok(Self {
@@ -427,10 +499,11 @@ impl Ssm {
             region,
             dialler,
             gateways: Gateways {
-                api_host: api_host(config),
+                api_host: api_host(&config),
                 replacement: None,
             },
             last_start: Arc::default(),
+            config: Arc::new(config),
         })
     }
 
@@ -449,6 +522,16 @@ impl Ssm {
             gateways: &self.gateways,
             region: &self.region,
         }
+    }
+
+    /// The client, for calls that have no place here: without retries, and with our time-outs.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What it was set up from, with the HTTP client in use: for services beside Systems Manager.
+    pub(crate) fn config(&self) -> &SdkConfig {
+        &self.config
     }
 
     /// The region that calls go to and that WebSockets are signed for.
@@ -580,7 +663,7 @@ impl Ssm {
                 .set_next_token(page)
                 .send()
                 .await
-                .map_err(|error| Error::classify(Operation::Describe, error))?;
+                .map_err(|error| Error::classify(Operation::DescribeSessions, error))?;
             let sessions = answer.sessions.unwrap_or_default().into_iter();
             let ours = sessions.filter(|session| session.reason.as_deref() == Some(reason));
             found.extend(ours.filter_map(|session| session.session_id));
@@ -601,22 +684,37 @@ impl Ssm {
     }
 }
 
-/// The host of the endpoint URL that the configuration names, looked for where the SDK's client does.
+/// How long a call to any service may take, from connecting to the answer.
+pub(crate) fn timeouts() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .operation_timeout(CALL_TIMEOUT)
+        .build()
+}
+
+/// The endpoint URL that the configuration names for the service `id` of AWS's models.
+///
+/// One set in code wins, then the service's own variable or profile key, then `AWS_ENDPOINT_URL`: as in the
+/// SDK's clients.
+pub(crate) fn configured_endpoint(config: &SdkConfig, id: &str) -> Option<String> {
+    let general = || config.endpoint_url().map(str::to_owned);
+    if config.get_origin("endpoint_url").is_client_config() {
+        return general();
+    }
+    setting(config, id, "AWS_ENDPOINT_URL", "endpoint_url").or_else(general)
+}
+
+/// The host of the configured endpoint of Systems Manager, if there is one.
 fn api_host(config: &SdkConfig) -> Option<String> {
-    let is_explicit = config.get_origin("endpoint_url").is_client_config();
-    let of_service = match is_explicit {
-        true => None,
-        false => setting(config, "AWS_ENDPOINT_URL", "endpoint_url"),
-    };
-    let url = of_service.or_else(|| config.endpoint_url().map(str::to_owned))?;
+    let url = configured_endpoint(config, SERVICE_ID)?;
     let endpoint = Destination::of(&url.parse().ok()?).ok()?;
     Some(endpoint.host().to_owned())
 }
 
-/// A setting for Systems Manager in the environment, as `variable`, or in the AWS profile, as `key`.
-fn setting(config: &SdkConfig, variable: &str, key: &str) -> Option<String> {
+/// A setting for the service `id` in the environment, as `variable`, or in the AWS profile, as `key`.
+fn setting(config: &SdkConfig, id: &str, variable: &str, key: &str) -> Option<String> {
     let key = ServiceConfigKey::builder()
-        .service_id("SSM")
+        .service_id(id)
         .env(variable)
         .profile(key)
         .build()
@@ -626,7 +724,7 @@ fn setting(config: &SdkConfig, variable: &str, key: &str) -> Option<String> {
 
 /// What the service says in seconds (RFC 9110, section 10.2.3), or AWS's own way in milliseconds. A
 /// date is not understood: services do not send one.
-fn retry_after(headers: &Headers) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
     let number = |name| headers.get(name)?.trim().parse().ok();
     number("x-amz-retry-after")
         .map(Duration::from_millis)

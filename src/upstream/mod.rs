@@ -11,6 +11,7 @@ mod login;
 mod pool;
 mod state;
 mod transport;
+mod users;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,6 +30,7 @@ pub use self::login::Login;
 use self::pool::Pool;
 pub use self::state::{News, Outage, State};
 pub use self::transport::Transport;
+pub use self::users::Users;
 use crate::report::one_line;
 use crate::tunnel::{self, Tunnel};
 

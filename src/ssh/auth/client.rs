@@ -208,6 +208,7 @@ impl Client {
     pub fn failure(&self, farewell: Option<String>) -> AuthenticationFailed {
         AuthenticationFailed {
             user: self.user.clone(),
+            others: Vec::new(),
             tried: self.tried.clone(),
             methods_left: self.methods_left.clone(),
             farewell,

@@ -346,6 +346,7 @@ fn endless_questions_are_ended() {
 fn hints_fit_what_was_tried() {
     let failed = |tried: Vec<Attempt>, left: &str| AuthenticationFailed {
         user: "alice".to_owned(),
+        others: Vec::new(),
         tried,
         methods_left: vec![left.to_owned()],
         farewell: None,

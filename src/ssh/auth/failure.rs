@@ -7,6 +7,8 @@ use std::fmt;
 pub struct AuthenticationFailed {
     /// The user name.
     pub user: String,
+    /// Others that were refused too, where several were tried.
+    pub others: Vec<String>,
     /// What was tried, in order.
     pub tried: Vec<Attempt>,
     /// The methods by which the server would still let itself be convinced.
@@ -66,6 +68,9 @@ impl fmt::Display for Attempt {
 impl fmt::Display for AuthenticationFailed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the server refused user `{}`", self.user)?;
+        for other in &self.others {
+            write!(f, ", `{other}`")?;
+        }
         for (index, attempt) in self.tried.iter().enumerate() {
             write!(f, "{}{attempt}", if index == 0 { ": " } else { ", " })?;
         }
@@ -83,6 +88,10 @@ impl std::error::Error for AuthenticationFailed {}
 impl AuthenticationFailed {
     /// What the user may try next.
     pub fn hint(&self) -> String {
+        if !self.others.is_empty() {
+            return "name the user with --user, and a key that is accepted there with --identity"
+                .to_owned();
+        }
         let takes_keys = self.methods_left.iter().any(|method| method == "publickey");
         let mut keys = self
             .tried

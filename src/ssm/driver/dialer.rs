@@ -80,7 +80,7 @@ impl Dialer {
         self.ticket = match RESUME_LIMITS.get(index) {
             Some(limit) => timeout(*limit, call)
                 .await
-                .map_err(|elapsed| api::Error::Unreachable(elapsed.into()))??,
+                .map_err(|elapsed| api::Error::unanswered(api::Operation::Resume, elapsed))??,
             None => call.await?,
         };
         self.open().await

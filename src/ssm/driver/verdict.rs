@@ -136,7 +136,7 @@ mod tests {
             source: Arc::new(source),
         };
         for error in [
-            &(|| api::Error::Unreachable("no such host".into()).into()) as &dyn Fn() -> Error,
+            &(|| api::Error::unanswered(Resume, "no such host").into()) as &dyn Fn() -> Error,
             &|| {
                 api::Error::Incomplete {
                     operation: Resume,
