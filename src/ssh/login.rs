@@ -274,10 +274,13 @@ fn wipe(message: Bytes) {
     }
 }
 
-/// Moves `expected` to the front, keeping the order otherwise, as OpenSSH does: a server that has
-/// a key we know should show that one.
+/// Moves `expected` to the front, in its order, and keeps that of the others, as OpenSSH does: a
+/// server that has a key we know should show that one.
 fn prefer(offered: &mut [Algorithm], expected: &[Algorithm]) {
-    offered.sort_by_key(|algorithm| !expected.contains(algorithm));
+    offered.sort_by_key(|algorithm| {
+        let place = expected.iter().position(|one| one == algorithm);
+        place.unwrap_or(expected.len())
+    });
 }
 
 /// The time by which a connection must be up.
