@@ -59,6 +59,7 @@ pub struct Serve {
     pub listen: SocketAddr,
     pub user: String,
     pub identity: Vec<PathBuf>,
+    pub certificate: Vec<PathBuf>,
     pub ssh_port: u16,
     pub profile: Option<String>,
     pub region: Option<String>,
@@ -139,6 +140,11 @@ impl Serve {
         } else {
             said.identity
         };
+        let certificate = if said.certificate.is_empty() {
+            file.certificate
+        } else {
+            said.certificate
+        };
         let hold = said.hold_seconds.or(file.hold_seconds).unwrap_or(30);
         Ok(Self {
             target: said.target.or(file.target).ok_or(UsageError::NoTarget)?,
@@ -149,6 +155,7 @@ impl Serve {
                 .or_else(|| std::env::var("USER").ok())
                 .unwrap_or_else(|| "root".into()),
             identity: identity.iter().map(|path| expand_home(path)).collect(),
+            certificate: certificate.iter().map(|path| expand_home(path)).collect(),
             ssh_port: said.ssh_port.or(file.ssh_port).unwrap_or(22),
             profile: said.profile.or(file.profile),
             region: said.region.or(file.region),

@@ -2,8 +2,10 @@
 
 mod credentials;
 pub mod demo;
+mod terminal;
 
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region};
@@ -12,6 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::terminal::Terminal;
 use crate::config::{self, Serve, StrictHostKey};
 use crate::relay;
 use crate::server::access::Rule;
@@ -80,6 +83,18 @@ async fn ssm(config: &Serve) -> Result<Ssm, ssm::api::Error> {
     Ssm::from_loader(loader).await
 }
 
+/// Our own file of known hosts, which is written, and those of the user and the system.
+fn known_hosts_files(config: &Serve) -> Vec<PathBuf> {
+    let mut files = vec![config.known_hosts.clone()];
+    if let Ok(home) = config::home() {
+        files.extend(["known_hosts", "known_hosts2"].map(|name| home.join(".ssh").join(name)));
+    }
+    files.extend(
+        ["ssh_known_hosts", "ssh_known_hosts2"].map(|name| Path::new("/etc/ssh").join(name)),
+    );
+    files
+}
+
 impl Daemon {
     /// Opens the port and begins to reach the target.
     ///
@@ -103,12 +118,19 @@ impl Daemon {
             StrictHostKey::AcceptNew => Mode::AcceptNew,
             StrictHostKey::Off => Mode::Off,
         };
-        let known_hosts = vec![config.known_hosts.clone()];
+        let known_hosts = known_hosts_files(config);
         let upstream = upstream::Options {
             login: Login {
                 user: config.user.clone(),
-                credentials: credentials::gather(&config.identity)?,
-                verifier: Arc::new(KnownHosts::new(known_hosts, &config.target, mode)),
+                credentials: credentials::gather(
+                    &config.identity,
+                    &config.certificate,
+                    Arc::new(Terminal::new()),
+                    &config.target,
+                )?,
+                verifier: Arc::new(
+                    KnownHosts::new(known_hosts, &config.target, mode).on_port(config.ssh_port),
+                ),
             },
             tunnel: tunnel::Options {
                 ssm: ssm(config).await?,

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use ssmshim::ssh::auth::client::Outcome;
+use ssmshim::ssh::credential::AgentKeys;
 use ssmshim::ssh::host_key;
 use ssmshim::ssh::known_hosts::{KnownHosts, Mode};
 use ssmshim::ssh::transport::algorithm::{Cipher, Compression, Kex, Mac, Named as _};
@@ -110,10 +111,7 @@ async fn keys_of_an_agent_log_in() {
                     .success()
             );
         }
-        let credential = Credential::Agent {
-            socket: socket.clone(),
-            only: None,
-        };
+        let credential = Credential::Agent(AgentKeys::new(&socket));
         let config = sshd.config(vec![credential]);
         let mut connection = Connection::connect(sshd.dial().await, config)
             .await
@@ -121,10 +119,8 @@ async fn keys_of_an_agent_log_in() {
         assert_eq!(exec(&mut connection, "true", b"").await.status, Some(0));
     }
     // An agent that is gone is passed over.
-    let mut credentials = vec![Credential::Agent {
-        socket: sshd.path().join("nothing"),
-        only: None,
-    }];
+    let nothing = AgentKeys::new(sshd.path().join("nothing"));
+    let mut credentials = vec![Credential::Agent(nothing)];
     credentials.extend(sshd.credentials("rsa2048"));
     let config = sshd.config(credentials);
     Connection::connect(sshd.dial().await, config)

@@ -138,10 +138,10 @@ fn check_certificate(certificate: &Certificate, now: SystemTime) -> Result<(), C
     if !certificate.critical_options().is_empty() {
         return Err(CertificateFault::CriticalOptions);
     }
-    // A clock before 1970 is before every certificate.
-    let seconds = now
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since_epoch| since_epoch.as_secs());
+    let since_epoch = now.duration_since(UNIX_EPOCH);
+    let Ok(seconds) = since_epoch.map(|since_epoch| since_epoch.as_secs()) else {
+        return Err(CertificateFault::NotYetValid);
+    };
     if seconds < certificate.valid_after() {
         return Err(CertificateFault::NotYetValid);
     }
