@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Access, StrictHostKey};
-use crate::emulator::Pacing;
+use crate::emulator::fault::Plan;
+use crate::emulator::{Pacing, Resend};
 use crate::telemetry;
 
 /// A local SSH server that fronts AWS Systems Manager Session Manager.
@@ -167,8 +168,54 @@ pub(super) struct EmulatorArgs {
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,
 
+    /// How the emulated agent makes losses good
+    #[arg(long, default_value = "head")]
+    pub(super) resend: ResendArg,
+
+    #[command(flatten)]
+    pub(super) faults: FaultArgs,
+
     #[command(flatten)]
     pub(super) output: OutputArgs,
+}
+
+/// What goes wrong.
+#[derive(Debug, Args)]
+pub(super) struct FaultArgs {
+    /// What goes wrong, as JSON or a file of it; may be repeated. More at any time by HTTP:
+    /// the endpoint's /faults
+    #[arg(long, value_name = "FILE|JSON", value_parser = read_plan)]
+    fault: Vec<Plan>,
+
+    /// Repeats the chances of a run [default: a random one, told at /faults]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
+}
+
+impl FaultArgs {
+    /// All of it as one plan; `--seed` wins over those of files.
+    pub(super) fn plan(self) -> Plan {
+        let seed = self.fault.iter().rev().find_map(|plan| plan.seed);
+        Plan {
+            seed: self.seed.or(seed),
+            faults: self
+                .fault
+                .into_iter()
+                .flat_map(|plan| plan.faults)
+                .collect(),
+        }
+    }
+}
+
+fn read_plan(argument: &str) -> Result<Plan, String> {
+    let json = if argument.trim_start().starts_with('{') {
+        argument.to_owned()
+    } else {
+        std::fs::read_to_string(argument)
+            .map_err(|error| format!("{error}; JSON begins with a brace, a file is read"))?
+    };
+    json.parse()
+        .map_err(|error: serde_json::Error| error.to_string())
 }
 
 #[derive(Debug, Args)]
@@ -191,6 +238,23 @@ impl From<PacingArg> for Pacing {
         match argument {
             PacingArg::Real => Self::Real,
             PacingArg::Off => Self::Off,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(super) enum ResendArg {
+    /// As the real agent: ten lost messages a second
+    Head,
+    /// All at once
+    Backlog,
+}
+
+impl From<ResendArg> for Resend {
+    fn from(argument: ResendArg) -> Self {
+        match argument {
+            ResendArg::Head => Self::HeadOnly,
+            ResendArg::Backlog => Self::Backlog,
         }
     }
 }

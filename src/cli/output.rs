@@ -22,13 +22,32 @@ pub(super) enum Event<'a> {
         endpoint: Option<&'a str>,
         target: &'a str,
     },
+    /// What was up is not any more.
+    Lost {
+        reason: &'a str,
+        /// Whether the SSM session is being resumed: all that is open goes on afterwards. Otherwise another is
+        /// started, and what was open in this one ends.
+        resuming: bool,
+    },
+    /// The SSM session is not resumed yet, for a reason that was not told before.
+    Retrying {
+        attempt: u32,
+        error: &'a str,
+        hint: Option<&'a str>,
+    },
+    /// The SSM session goes on.
+    Resumed { gap_seconds: f64, attempts: u32 },
     /// The target cannot be reached for now; the daemon stays up and tries again.
     Down {
         error: &'a str,
         hint: Option<&'a str>,
     },
     /// The target is reached again.
-    Up,
+    Up {
+        /// Since it was lost, when that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        gap_seconds: Option<f64>,
+    },
     /// A signal came; connections are being closed.
     Stopping,
 }
@@ -61,6 +80,18 @@ impl Output {
     /// Tells an error and what to do about it, in both modes.
     pub(super) fn error(self, error: &str, hint: Option<&str>) {
         print_stderr(&format!("error: {error}"));
+        Self::hint(hint);
+    }
+
+    /// Tells what is wrong for now and what to do about it, unless a program is listening instead.
+    pub(super) fn warn(self, text: &str, hint: Option<&str>) {
+        if !self.json {
+            print_stderr(text);
+            Self::hint(hint);
+        }
+    }
+
+    fn hint(hint: Option<&str>) {
         if let Some(hint) = hint {
             print_stderr(&format!("hint: {hint}"));
         }

@@ -119,6 +119,7 @@ impl Demo {
                 ssm,
                 target: target.clone(),
                 port: SSH_PORT,
+                journal: None,
                 tracker: TaskTracker::new(),
             },
             hold: Duration::from_secs(30),

@@ -2,18 +2,21 @@
 
 mod credentials;
 pub mod demo;
+mod journal;
+mod known_hosts;
 mod terminal;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aws_config::{BehaviorVersion, Region};
 use thiserror::Error;
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
+use self::journal::{Journal, Place};
 use self::terminal::Terminal;
 use crate::config::{self, Serve, StrictHostKey};
 use crate::relay;
@@ -24,7 +27,7 @@ use crate::ssh::credential;
 use crate::ssh::known_hosts::{KnownHosts, Mode};
 use crate::ssm::{self, Ssm};
 use crate::tunnel;
-use crate::upstream::{self, Login, State, Upstream};
+use crate::upstream::{self, Login, News, State, Upstream};
 
 /// An endpoint and its upstream, running.
 pub struct Daemon {
@@ -83,16 +86,31 @@ async fn ssm(config: &Serve) -> Result<Ssm, ssm::api::Error> {
     Ssm::from_loader(loader).await
 }
 
-/// Our own file of known hosts, which is written, and those of the user and the system.
-fn known_hosts_files(config: &Serve) -> Vec<PathBuf> {
-    let mut files = vec![config.known_hosts.clone()];
-    if let Ok(home) = config::home() {
-        files.extend(["known_hosts", "known_hosts2"].map(|name| home.join(".ssh").join(name)));
+/// Where the sessions of `ssm` are.
+fn place(config: &Serve, ssm: &Ssm) -> Place {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    Place {
+        region: ssm.region().to_owned(),
+        endpoint: variable("AWS_ENDPOINT_URL_SSM").or_else(|| variable("AWS_ENDPOINT_URL")),
+        profile: config.profile.clone().or_else(|| variable("AWS_PROFILE")),
     }
-    files.extend(
-        ["ssh_known_hosts", "ssh_known_hosts2"].map(|name| Path::new("/etc/ssh").join(name)),
-    );
-    files
+}
+
+/// A journal of the sessions at `place`, if one can be kept.
+fn journal(place: Place) -> Option<Arc<Journal>> {
+    let directory = config::state_directory().ok()?.join("sessions");
+    match Journal::begin(&directory, place) {
+        Ok(journal) => Some(Arc::new(journal)),
+        Err(error) => {
+            warn!(
+                %error,
+                path = %directory.display(),
+                "cannot write down which SSM sessions are open; if ssmshim is killed, they end by themselves when \
+                 they have idled for long enough"
+            );
+            None
+        }
+    }
 }
 
 impl Daemon {
@@ -118,7 +136,9 @@ impl Daemon {
             StrictHostKey::AcceptNew => Mode::AcceptNew,
             StrictHostKey::Off => Mode::Off,
         };
-        let known_hosts = known_hosts_files(config);
+        let known_hosts = known_hosts::files(&config.known_hosts);
+        let ssm = ssm(config).await?;
+        let journal = journal(place(config, &ssm));
         let upstream = upstream::Options {
             login: Login {
                 user: config.user.clone(),
@@ -133,14 +153,22 @@ impl Daemon {
                 ),
             },
             tunnel: tunnel::Options {
-                ssm: ssm(config).await?,
+                ssm: ssm.clone(),
                 target: config.target.clone(),
                 port: config.ssh_port,
+                journal: journal.clone().map(|journal| journal as _),
                 tracker: TaskTracker::new(),
             },
             hold: config.hold,
         };
-        Self::start(server, upstream).await
+        let daemon = Self::start(server, upstream).await?;
+        if let Some(journal) = journal {
+            let (news, stop) = (daemon.news(), daemon.stop.clone());
+            daemon
+                .tasks
+                .spawn(journal::keep_swept(journal, ssm, news, stop));
+        }
+        Ok(daemon)
     }
 
     async fn start(server: server::Options, upstream: upstream::Options) -> Result<Self, Error> {
@@ -181,6 +209,11 @@ impl Daemon {
     /// What the way to the target is doing, and each change of it.
     pub fn state(&self) -> watch::Receiver<State> {
         self.upstream.state()
+    }
+
+    /// What happens to the way to the target from now on.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.upstream.news()
     }
 
     /// Says goodbye to all clients, closes the port, terminates the SSM session.

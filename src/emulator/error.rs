@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 
 use thiserror::Error;
 
+use super::fault::PlanError;
+
 /// Why an emulator does not start.
 #[derive(Debug, Error)]
 #[non_exhaustive]
@@ -59,6 +61,9 @@ pub enum Error {
     /// The embedded agents did not connect in time.
     #[error("the embedded agent did not connect")]
     AgentAbsent,
+    /// A fault to start with makes no sense.
+    #[error("a fault makes no sense")]
+    Fault(#[from] PlanError),
 }
 
 impl Error {
@@ -83,6 +88,7 @@ impl Error {
             }
             Self::DuplicateInstance { .. } => "give each instance an id of its own",
             Self::PayloadBytes { .. } => "the real agent sends 1024",
+            Self::Fault(_) => "see the examples in the documentation of emulator::fault",
             Self::AgentAbsent => "the machine may be overloaded: try again",
         }
     }

@@ -23,6 +23,15 @@ pub(crate) fn message_type(frame: &[u8]) -> Option<&str> {
     Some(name.trim_matches(|padding: char| padding == '\0' || padding.is_ascii_whitespace()))
 }
 
+/// Returns the payload type of `frame`, if it has one.
+pub(crate) fn payload_type(frame: &[u8]) -> Option<u32> {
+    let wire: [u8; 4] = frame
+        .get(HEADER_LENGTH - 4..HEADER_LENGTH)?
+        .try_into()
+        .ok()?;
+    Some(u32::from_be_bytes(wire))
+}
+
 /// Returns the payload of `frame`, found by the header length as both ends do.
 pub(crate) fn payload(frame: &[u8]) -> Option<&[u8]> {
     let header = frame
@@ -33,6 +42,12 @@ pub(crate) fn payload(frame: &[u8]) -> Option<&[u8]> {
         return None;
     }
     frame.get(header + 4..)
+}
+
+/// Returns the sequence number of `frame`; nothing when it is negative or there is none.
+pub(crate) fn sequence_number(frame: &[u8]) -> Option<u64> {
+    let wire: [u8; 8] = frame.get(48..56)?.try_into().ok()?;
+    u64::try_from(i64::from_be_bytes(wire)).ok()
 }
 
 /// Returns the message id of `frame`, its halves put back in order.

@@ -14,9 +14,11 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use rustix::process::geteuid;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::fault::control;
+use super::fault::plan::Outage;
 use super::hub::Hub;
 use super::{api, gateway};
 use crate::peer;
@@ -33,34 +35,78 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Largest request body taken.
 pub(crate) const BODY_LIMIT: usize = 64 * 1024;
 
+/// Pending connections, as many as tokio asks for by default.
+const BACKLOG: u32 = 1024;
+
 /// Accepts connections until the hub stops.
 pub(crate) async fn serve(hub: Arc<Hub>, listener: TcpListener) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS));
-    let accept = async {
-        // The semaphore is never closed, so the loop ends only by cancellation.
-        while let Ok(permit) = Arc::clone(&connections).acquire_owned().await {
-            match listener.accept().await {
-                Ok((stream, peer)) if !is_trusted(&stream, peer).await => {
-                    tracing::debug!(%peer, "refused: not a process of this user, or gone already");
-                }
-                Ok((stream, peer)) => {
-                    let connection = connection(Arc::clone(&hub), stream, Arc::new(permit));
-                    hub.tasks.spawn(async move {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%peer, %error, "connection failed");
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
+    let serve = async {
+        let mut listener = listener;
+        loop {
+            tokio::select! {
+                () = accept(&hub, &listener, &connections) => return,
+                () = hub.faults.outage(Outage::Refuse) => {}
             }
+            drop(listener);
+            let closed = hold(hub.addr).await;
+            hub.faults.outage_over(Outage::Refuse).await;
+            listener = match closed.listen(BACKLOG) {
+                Ok(listener) => listener,
+                Err(error) => return tracing::error!(%error, "cannot listen again"),
+            };
         }
     };
     tokio::select! {
-        () = accept => {}
+        () = serve => {}
         () = hub.stop.cancelled() => {}
+    }
+}
+
+async fn accept(hub: &Arc<Hub>, listener: &TcpListener, connections: &Arc<Semaphore>) {
+    // The semaphore is never closed, so the loop ends only by cancellation.
+    while let Ok(permit) = Arc::clone(connections).acquire_owned().await {
+        match listener.accept().await {
+            Ok((stream, peer)) if !is_trusted(&stream, peer).await => {
+                tracing::debug!(%peer, "refused: not a process of this user, or gone already");
+            }
+            Ok((stream, peer)) => {
+                let connection = connection(Arc::clone(hub), stream, Arc::new(permit));
+                hub.tasks.spawn(async move {
+                    if let Err(error) = connection.await {
+                        tracing::debug!(%peer, %error, "connection failed");
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Takes the port without listening: connections are refused, and nobody else can have it.
+async fn hold(addr: SocketAddr) -> TcpSocket {
+    loop {
+        let bound = if addr.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }
+        .and_then(|socket| {
+            // The connections of before are still on this port.
+            socket.set_reuseaddr(true)?;
+            socket.bind(addr)?;
+            Ok(socket)
+        });
+        match bound {
+            Ok(socket) => return socket,
+            Err(error) => {
+                tracing::warn!(%error, %addr, "cannot hold the port");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
 }
 
@@ -101,6 +147,12 @@ async fn connection(hub: Arc<Hub>, stream: TcpStream, permit: Permit) -> Result<
 }
 
 async fn route(hub: &Arc<Hub>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.uri().path() == control::PATH {
+        return control::handle(hub, request).await;
+    }
+    if gateway::is_of_client(&request) {
+        hub.faults.outage_over(Outage::Hang).await;
+    }
     if request.uri().path().starts_with("/v1/") {
         gateway::handle(hub, request).await
     } else if request.uri().path() == "/" && request.method() == Method::POST {
@@ -109,7 +161,7 @@ async fn route(hub: &Arc<Hub>, request: Request<Incoming>) -> Response<Full<Byte
         text(
             StatusCode::NOT_FOUND,
             "This is ssmshim's local Session Manager: the API is POST / with X-Amz-Target \
-             AmazonSSM.*; set AWS_ENDPOINT_URL_SSM to this address.\n",
+             AmazonSSM.*; set AWS_ENDPOINT_URL_SSM to this address. Faults are at /faults.\n",
         )
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fault::Board;
 use super::frame;
 use super::node::Node;
 use super::session::{EndedBy, Request, Session};
@@ -38,6 +39,8 @@ const LATE_CLIENT: Duration = Duration::from_secs(5);
 pub(crate) struct Hub {
     pub(crate) addr: SocketAddr,
     pub(crate) nodes: BTreeMap<String, Node>,
+    /// What goes wrong.
+    pub(crate) faults: Arc<Board>,
     sessions: Mutex<Sessions>,
     idle_timeout: Duration,
     /// Every task of the emulator but those of the sessions.
@@ -70,13 +73,19 @@ pub(crate) struct Ended {
 pub(crate) struct NoRoom;
 
 impl Hub {
-    pub(crate) fn new(addr: SocketAddr, nodes: Vec<Node>, idle_timeout: Duration) -> Arc<Self> {
+    pub(crate) fn new(
+        addr: SocketAddr,
+        nodes: Vec<Node>,
+        idle_timeout: Duration,
+        faults: Arc<Board>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             addr,
             nodes: nodes
                 .into_iter()
                 .map(|node| (node.instance.id.clone(), node))
                 .collect(),
+            faults,
             sessions: Mutex::default(),
             idle_timeout,
             tasks: TaskTracker::new(),
@@ -91,7 +100,7 @@ impl Hub {
         self: &Arc<Self>,
         request: Request,
     ) -> Result<(Arc<Session>, String), NoRoom> {
-        let (session, token) = Session::new(request);
+        let (session, token) = Session::new(self.faults.number(), request);
         {
             let mut sessions = self.lock();
             if sessions.open.len() >= OPEN_SESSIONS || self.closing.is_cancelled() {
@@ -101,6 +110,9 @@ impl Hub {
                 .open
                 .insert(session.id.clone(), Arc::clone(&session));
         }
+        // Once it is among the open ones, so that no change of the faults can pass it by.
+        self.faults.brief(&session);
+        self.faults.note(|counters| counters.sessions += 1);
         let hub = Arc::clone(self);
         let supervised = Arc::clone(&session);
         self.session_tasks
@@ -182,8 +194,11 @@ impl Hub {
     }
 
     fn retire(&self, id: &str, output: String) {
-        let mut sessions = self.lock();
-        if let Some(session) = sessions.open.remove(id) {
+        {
+            let mut sessions = self.lock();
+            let Some(session) = sessions.open.remove(id) else {
+                return;
+            };
             sessions.history.truncate(HISTORY - 1);
             sessions.history.push_front(Ended {
                 session,
@@ -191,6 +206,7 @@ impl Hub {
                 output,
             });
         }
+        self.faults.note(|counters| counters.sessions_over += 1);
     }
 
     fn lock(&self) -> MutexGuard<'_, Sessions> {

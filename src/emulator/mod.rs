@@ -18,6 +18,10 @@
 //! - `agent`: an agent for each machine, in this process but connected like any other, over the
 //!   loopback port. A real amazon-ssm-agent can take its place.
 //!
+//! # Faults
+//!
+//! Whatever can go wrong can be made to, from Rust or by HTTP: see [`fault`].
+//!
 //! # Test knobs
 //!
 //! Any credentials are accepted, except an access key id or session token that contains `EXPIRED`
@@ -32,6 +36,7 @@ mod agent;
 mod api;
 mod documents;
 mod error;
+pub mod fault;
 mod frame;
 mod gateway;
 mod http;
@@ -50,7 +55,10 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 pub use error::Error;
+pub use fault::Faults;
+pub use session::Peer;
 
+use fault::{Board, Plan};
 use hub::Hub;
 use node::Node;
 
@@ -74,6 +82,8 @@ pub struct Options {
     pub port_map: BTreeMap<u16, SocketAddr>,
     /// Time without client input after which a session ends. The service's default is 20 minutes.
     pub idle_timeout: Duration,
+    /// What goes wrong from the start. Without a seed there is a random one.
+    pub faults: Plan,
 }
 
 impl Default for Options {
@@ -86,6 +96,7 @@ impl Default for Options {
             instances: vec![Instance::default()],
             port_map: BTreeMap::new(),
             idle_timeout: Duration::from_secs(20 * 60),
+            faults: Plan::default(),
         }
     }
 }
@@ -158,7 +169,8 @@ impl Emulator {
             .local_addr()
             .map_err(|source| Error::listen(options.listen, source))?;
         let nodes = options.instances.iter().cloned().map(Node::new).collect();
-        let hub = Hub::new(addr, nodes, options.idle_timeout);
+        let board = Arc::new(Board::new(options.faults.seed.unwrap_or_else(rand::random)));
+        let hub = Hub::new(addr, nodes, options.idle_timeout, Arc::clone(&board));
         let emulator = Self { hub, target };
         let hub = &emulator.hub;
         hub.tasks.spawn(http::serve(Arc::clone(hub), listener));
@@ -169,9 +181,10 @@ impl Emulator {
             resend: options.resend,
             payload_bytes: options.payload_bytes,
             port_map: options.port_map,
+            faults: board,
         });
-        for instance in options.instances.into_iter().filter(|each| each.agent) {
-            let agent = agent::Agent::new(instance.id, Arc::clone(&settings), hub.stop.clone());
+        for node in hub.nodes.values().filter(|node| node.instance.agent) {
+            let agent = agent::Agent::new(node, Arc::clone(&settings), hub.stop.clone());
             hub.tasks.spawn(agent.run());
         }
         let online = async {
@@ -182,6 +195,7 @@ impl Emulator {
         tokio::time::timeout(AGENT_DEADLINE, online)
             .await
             .map_err(|_| Error::AgentAbsent)?;
+        emulator.faults().apply(options.faults)?;
         tracing::info!(endpoint = %emulator.endpoint(), target = %emulator.target, "emulator is up");
         Ok(emulator)
     }
@@ -202,6 +216,12 @@ impl Emulator {
     #[must_use]
     pub fn target(&self) -> &str {
         &self.target
+    }
+
+    /// What goes wrong, and what was seen.
+    #[must_use]
+    pub fn faults(&self) -> Faults {
+        Faults::new(Arc::clone(&self.hub))
     }
 
     /// Ends every session, closes every connection, and waits for all tasks.

@@ -1,7 +1,7 @@
 //! The emulated machines: what is configured of each, and whether its agent is connected.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
@@ -17,6 +17,8 @@ pub(crate) struct Node {
     pub(crate) control: Arc<Outbox>,
     state: Mutex<State>,
     online: watch::Sender<bool>,
+    /// How long the embedded agent is to be away; set when it is to stop.
+    stops: watch::Sender<Duration>,
 }
 
 #[derive(Debug, Default)]
@@ -40,6 +42,7 @@ impl Node {
             control: Outbox::new(),
             state: Mutex::default(),
             online: watch::Sender::new(false),
+            stops: watch::Sender::default(),
         }
     }
 
@@ -89,6 +92,16 @@ impl Node {
     /// What the agent said last; nothing when none ever came.
     pub(crate) fn agent(&self) -> Option<AgentInfo> {
         self.lock().agent.clone()
+    }
+
+    /// Makes the embedded agent stop and come back after `away`.
+    pub(crate) fn stop_agent(&self, away: Duration) {
+        self.stops.send_replace(away);
+    }
+
+    /// Tells the embedded agent when it is to stop, and for how long.
+    pub(crate) fn stops(&self) -> watch::Receiver<Duration> {
+        self.stops.subscribe()
     }
 
     /// Waits until an agent is connected.

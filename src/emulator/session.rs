@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use rand::RngExt as _;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::documents::Document;
+use super::fault::Wire;
 use super::gateway::outbox::Outbox;
 
 /// Account that owns everything here.
@@ -29,12 +31,17 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: String,
+    /// Which session of the emulator it is, from 1.
+    pub(crate) number: u64,
     pub(crate) request: Request,
     pub(crate) started: SystemTime,
     /// Towards the client.
     pub(crate) client: Arc<Outbox>,
     /// Towards the agent.
     pub(crate) agent: Arc<Outbox>,
+    /// What goes wrong at the client's end, and at the agent's.
+    client_wire: Wire,
+    agent_wire: Wire,
     state: Mutex<State>,
     /// Rings when the agent's data channel opens, and when an end was asked for.
     changed: Notify,
@@ -101,20 +108,25 @@ pub(crate) enum EndedBy {
     Api,
     /// A time limit of the service passed.
     Timeout,
+    /// A fault was injected.
+    Fault,
     /// The emulator stops.
     Shutdown,
 }
 
 impl Session {
     /// Makes a session whose client is expected with the token returned.
-    pub(crate) fn new(request: Request) -> (Arc<Self>, String) {
+    pub(crate) fn new(number: u64, request: Request) -> (Arc<Self>, String) {
         let token = random_token();
         let session = Arc::new(Self {
             id: format!("emulator-{}", random_suffix()),
+            number,
             request,
             started: SystemTime::now(),
             client: Outbox::new(),
             agent: Outbox::new(),
+            client_wire: Wire::new(Peer::Client),
+            agent_wire: Wire::new(Peer::Agent),
             state: Mutex::new(State {
                 status: Status::Connecting,
                 client_token: Some(token.clone()),
@@ -137,6 +149,22 @@ impl Session {
             "/v1/data-channel/{}?role=publish_subscribe&cell-number=EMULATOR",
             self.id
         )
+    }
+
+    /// Towards `peer`.
+    pub(crate) fn outbox(&self, peer: Peer) -> &Arc<Outbox> {
+        match peer {
+            Peer::Client => &self.client,
+            Peer::Agent => &self.agent,
+        }
+    }
+
+    /// What goes wrong at the end of `peer`.
+    pub(crate) fn wire(&self, peer: Peer) -> &Wire {
+        match peer {
+            Peer::Client => &self.client_wire,
+            Peer::Agent => &self.agent_wire,
+        }
     }
 
     pub(crate) fn status(&self) -> Status {
@@ -316,12 +344,23 @@ impl Session {
 }
 
 /// The two ends of a session.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Peer {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Peer {
     /// Who called StartSession.
     Client,
     /// The machine.
     Agent,
+}
+
+impl Peer {
+    /// The end at the other end.
+    pub(crate) fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Agent,
+            Self::Agent => Self::Client,
+        }
+    }
 }
 
 /// ARN of the one principal that exists here.
@@ -350,12 +389,15 @@ mod tests {
     use super::*;
 
     fn session() -> (Arc<Session>, String) {
-        Session::new(Request {
-            target: "i-0123456789abcdef0".into(),
-            document: Document::PortForwarding,
-            parameters: BTreeMap::from([("portNumber".into(), "8080".into())]),
-            reason: None,
-        })
+        Session::new(
+            1,
+            Request {
+                target: "i-0123456789abcdef0".into(),
+                document: Document::PortForwarding,
+                parameters: BTreeMap::from([("portNumber".into(), "8080".into())]),
+                reason: None,
+            },
+        )
     }
 
     #[test]

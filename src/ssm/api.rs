@@ -1,4 +1,4 @@
-//! The three calls of an SSM session: StartSession, ResumeSession, TerminateSession.
+//! The calls of an SSM session: StartSession, ResumeSession, TerminateSession, and DescribeSessions.
 //!
 //! Credentials are resolved by the SDK's chain at each call, so that a session that outlives its
 //! temporary credentials can still be resumed. Calls are not repeated here: a StartSession whose
@@ -18,6 +18,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
+use aws_sdk_ssm::types::SessionState;
 use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -32,6 +33,9 @@ const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sessions started at the same instant stall for seconds in the agent; these far apart they do not.
 const START_SPACING: Duration = Duration::from_millis(50);
 
+/// How far an account's list of sessions is read: 10 000 sessions at 200 a page.
+const LISTED_PAGES: usize = 50;
+
 type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A call of the SSM API.
@@ -43,6 +47,8 @@ pub enum Operation {
     Resume,
     /// TerminateSession.
     Terminate,
+    /// DescribeSessions.
+    Describe,
 }
 
 impl fmt::Display for Operation {
@@ -51,6 +57,7 @@ impl fmt::Display for Operation {
             Self::Start => "StartSession",
             Self::Resume => "ResumeSession",
             Self::Terminate => "TerminateSession",
+            Self::Describe => "DescribeSessions",
         })
     }
 }
@@ -193,6 +200,7 @@ impl Error {
                 }
                 Operation::Resume => "the policy must allow ssm:ResumeSession on the session",
                 Operation::Terminate => "the policy must allow ssm:TerminateSession on the session",
+                Operation::Describe => "the policy must allow ssm:DescribeSessions",
             },
             Self::TargetNotConnected(_) => {
                 "check the id, the region and the account, and that amazon-ssm-agent is running there"
@@ -466,6 +474,35 @@ impl Ssm {
             Ok(_) | Err(Error::SessionGone(_)) => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// The ids of open sessions that were started for `reason`; no more than 50 pages are looked through.
+    ///
+    /// # Errors
+    /// [`enum@Error`]. DescribeSessions is a permission of its own, which not everybody has who may start
+    /// sessions.
+    pub async fn sessions_started_for(&self, reason: &str) -> Result<Vec<String>, Error> {
+        let mut found = Vec::new();
+        let mut page = None;
+        for _ in 0..LISTED_PAGES {
+            let answer = self
+                .client
+                .describe_sessions()
+                .state(SessionState::Active)
+                .max_results(200)
+                .set_next_token(page)
+                .send()
+                .await
+                .map_err(|error| Error::classify(Operation::Describe, error))?;
+            let sessions = answer.sessions.unwrap_or_default().into_iter();
+            let ours = sessions.filter(|session| session.reason.as_deref() == Some(reason));
+            found.extend(ours.filter_map(|session| session.session_id));
+            page = answer.next_token.filter(|token| !token.is_empty());
+            if page.is_none() {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     async fn space_starts(&self) {

@@ -22,5 +22,5 @@ pub mod websocket;
 
 pub use api::Ssm;
 pub use error::{Disposition, Error};
-pub use session::{Options, SessionEvent, SsmSession, StartRequest};
+pub use session::{Journal, Options, SessionEvent, SsmSession, StartRequest};
 pub use stream::DataStream;

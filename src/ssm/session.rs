@@ -13,6 +13,7 @@
 //! # Ok(()) }
 //! ```
 
+use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +63,26 @@ impl StartRequest {
     }
 }
 
+/// Keeps account of the SSM sessions that exist in the service on our behalf.
+///
+/// Whatever is noted as started and never as ended may still be there after a crash, or after an
+/// exit without a network, and is to be terminated later. Called by the session's task, which waits:
+/// a small file is fine, a network is not.
+pub trait Journal: fmt::Debug + Send + Sync {
+    /// The Reason that StartSession is given, unless its caller has one. What nobody else could have given marks
+    /// the sessions whose answer was lost together with this process.
+    fn reason(&self) -> Option<String>;
+
+    /// StartSession has just answered with `session_id`; nothing else has happened with it yet.
+    fn started(&self, session_id: &str);
+
+    /// The service has confirmed that the SSM session is over.
+    fn ended(&self, session_id: &str);
+
+    /// The SSM session is given up, and the service has not confirmed its end: it is left to whoever reads the journal.
+    fn abandoned(&self, session_id: &str);
+}
+
 /// How an SSM session is to behave. The defaults suit the real service.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -90,6 +111,8 @@ pub struct Options {
     /// Owns the session's task; wait for it before the process exits, so that sessions dropped
     /// without [`SsmSession::terminate`] are ended too.
     pub tracker: TaskTracker,
+    /// Is told of each session, also of those that never complete their handshake.
+    pub journal: Option<Arc<dyn Journal>>,
 }
 
 impl Default for Options {
@@ -107,6 +130,7 @@ impl Default for Options {
             handshake_attempts: 3,
             terminate_deadline: Duration::from_secs(5),
             tracker: TaskTracker::new(),
+            journal: None,
         }
     }
 }
@@ -272,7 +296,7 @@ impl SsmSession {
     }
 
     /// Ends the session: sends what was written, tells agent and service, and waits for it, within
-    /// the deadline of the options.
+    /// the deadline of the options. Whether the service has confirmed it, the journal is told.
     pub async fn terminate(&self) -> Arc<Error> {
         self.cancel.cancel();
         self.closed().await

@@ -1,15 +1,21 @@
 //! SSM session, data channel and smux as plain byte streams: the only place that knows them all.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use thiserror::Error;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 use crate::report::one_line;
 use crate::smux::{self, SmuxSession, SmuxStream};
-use crate::ssm::{self, Disposition, SessionEvent, Ssm, SsmSession, StartRequest};
+use crate::ssm::{self, Disposition, Journal, SessionEvent, Ssm, SsmSession, StartRequest};
+
+/// How long the reason for an end may take to get from one task to another.
+const REASON_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Where a tunnel leads.
 pub struct Options {
@@ -19,6 +25,8 @@ pub struct Options {
     pub target: String,
     /// The port on it that streams are connected to.
     pub port: u16,
+    /// Is told of each SSM session.
+    pub journal: Option<Arc<dyn Journal>>,
     /// Owns the tasks of every tunnel; to be waited for before the process exits, so that no SSM session
     /// is left behind, not even one that was still being started.
     pub tracker: TaskTracker,
@@ -74,6 +82,17 @@ impl Error {
         }
     }
 
+    /// Whether the target is known to be out of the service's reach for now. It may be starting up.
+    pub fn is_offline(&self) -> bool {
+        matches!(
+            self,
+            Self::Session {
+                source: ssm::Error::Api(ssm::api::Error::TargetNotConnected(_)),
+                ..
+            }
+        )
+    }
+
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
@@ -88,14 +107,39 @@ impl Error {
     }
 }
 
+/// What happens to a tunnel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// The link was lost, and the SSM session is being resumed. Streams stay open, nothing moves in them.
+    Lost {
+        /// Why, for a person.
+        reason: String,
+    },
+    /// An attempt to resume failed; another will follow.
+    Retrying {
+        /// What went wrong.
+        error: String,
+        /// What a person can do about it.
+        hint: Option<&'static str>,
+    },
+    /// Streams make progress again.
+    Resumed,
+    /// The tunnel is gone, and with it the streams.
+    Over {
+        /// Why, for a person.
+        reason: String,
+    },
+}
+
 /// An SSM session that carries any number of streams to one port of the target.
 #[derive(Debug)]
 pub struct Tunnel {
     target: String,
     port: u16,
-    session: Arc<SsmSession>,
+    session: SsmSession,
     smux: SmuxSession,
-    refusals: watch::Receiver<u64>,
+    /// How often the agent could not connect to the port.
+    refusals: watch::Sender<u64>,
 }
 
 impl Tunnel {
@@ -107,6 +151,7 @@ impl Tunnel {
         let tasks = &options.tracker;
         let session_options = ssm::Options {
             tracker: tasks.clone(),
+            journal: options.journal.clone(),
             ..ssm::Options::default()
         };
         let request = StartRequest::port_forwarding(&options.target, options.port);
@@ -131,15 +176,12 @@ impl Tunnel {
         };
         let (smux, driver) = SmuxSession::client(stream, config);
         tasks.spawn(driver);
-        let session = Arc::new(session);
-        let (count, refusals) = watch::channel(0);
-        tasks.spawn(observe(Arc::clone(&session), count));
         Ok(Self {
             target: options.target.clone(),
             port: options.port,
             session,
             smux,
-            refusals,
+            refusals: watch::channel(0).0,
         })
     }
 
@@ -158,9 +200,14 @@ impl Tunnel {
         self.session.id()
     }
 
+    /// Between us and the agent, with its time to process; none before the first message was acknowledged.
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.session.status().round_trip
+    }
+
     /// How often the agent has said that it could not connect to the port. It does not say for which stream.
     pub fn refusals(&self) -> watch::Receiver<u64> {
-        self.refusals.clone()
+        self.refusals.subscribe()
     }
 
     /// Opens a stream. The agent connects to the port afterwards; when it cannot, the stream ends at once.
@@ -174,11 +221,58 @@ impl Tunnel {
         })
     }
 
+    /// Waits for the next event; [`Event::Over`] is the last one, and told again to who asks again.
+    ///
+    /// Somebody has to wait here all the time: [`Tunnel::refusals`] are counted meanwhile.
+    pub async fn next_event(&self) -> Event {
+        let session_id = self.session_id();
+        let mut over = pin!(self.over());
+        loop {
+            let event = tokio::select! {
+                biased;
+                Some(event) = self.session.next_event() => event,
+                reason = &mut over => return Event::Over { reason },
+            };
+            match event {
+                SessionEvent::Lost { reason } => {
+                    info!(session_id, reason, "connection lost, resuming");
+                    return Event::Lost { reason };
+                }
+                SessionEvent::Retrying {
+                    attempt,
+                    error,
+                    hint,
+                } => {
+                    info!(session_id, attempt, error, "not resumed yet");
+                    return Event::Retrying { error, hint };
+                }
+                SessionEvent::Resumed { gap } => {
+                    info!(session_id, ?gap, "resumed");
+                    return Event::Resumed;
+                }
+                SessionEvent::ConnectToPortError => {
+                    self.refusals.send_modify(|count| *count += 1);
+                }
+                SessionEvent::Closed { text } => {
+                    info!(session_id, text, "closed by the service");
+                }
+            }
+        }
+    }
+
     /// Waits until the SSM session is over, or the streams in it are; says why.
-    pub async fn lost(&self) -> String {
-        tokio::select! {
-            error = self.session.closed() => one_line(&*error),
-            error = self.smux.ended() => one_line(&error),
+    async fn over(&self) -> String {
+        let closed = self.session.closed();
+        let mut closed = pin!(closed);
+        let ended = tokio::select! {
+            biased;
+            error = &mut closed => return one_line(&*error),
+            ended = self.smux.ended() => ended,
+        };
+        // The streams may have ended with the session, whose reason is the better one.
+        match timeout(REASON_PATIENCE, closed).await {
+            Ok(error) => one_line(&*error),
+            Err(_) => one_line(&ended),
         }
     }
 
@@ -186,31 +280,5 @@ impl Tunnel {
     pub async fn terminate(&self) {
         let end = self.session.terminate().await;
         debug!(session_id = self.session.id(), %end, "terminated");
-    }
-}
-
-/// Counts refusals and tells what happens to the session, until it is over.
-async fn observe(session: Arc<SsmSession>, refusals: watch::Sender<u64>) {
-    while let Some(event) = session.next_event().await {
-        match event {
-            SessionEvent::Lost { reason } => {
-                warn!(
-                    session_id = session.id(),
-                    reason, "connection lost, resuming"
-                );
-            }
-            SessionEvent::Retrying { attempt, error, .. } => {
-                warn!(session_id = session.id(), attempt, error, "not resumed yet");
-            }
-            SessionEvent::Resumed { gap } => {
-                info!(session_id = session.id(), ?gap, "resumed");
-            }
-            SessionEvent::ConnectToPortError => {
-                refusals.send_modify(|count| *count += 1);
-            }
-            SessionEvent::Closed { text } => {
-                info!(session_id = session.id(), text, "closed by the service");
-            }
-        }
     }
 }

@@ -32,6 +32,24 @@ pub enum Error {
         #[source]
         source: Arc<ssh::Error>,
     },
+    /// The tunnel, or its link, was lost and is not back yet.
+    #[error(
+        "the connection to {target} was lost {} s ago and is being {}: {reason}",
+        gone.as_secs(),
+        if *.is_resuming { "resumed" } else { "made anew" }
+    )]
+    Away {
+        /// The target.
+        target: String,
+        /// For how long.
+        gone: Duration,
+        /// Whether what was open then may still go on.
+        is_resuming: bool,
+        /// What was wrong with the last attempt, or else how it was lost.
+        reason: String,
+        /// What a person can do about it.
+        hint: Option<String>,
+    },
     /// The tunnel is being dialled, and did not come up in time.
     #[error("no connection to the target within {} s", held.as_secs())]
     HeldTooLong {
@@ -58,9 +76,14 @@ impl Error {
                 **source,
                 ssh::Error::HostKey(_) | ssh::Error::AuthenticationFailed(_)
             ),
-            Self::NoSshd { .. } | Self::HeldTooLong { .. } => false,
+            Self::NoSshd { .. } | Self::Away { .. } | Self::HeldTooLong { .. } => false,
             Self::Stopped => true,
         }
+    }
+
+    /// Whether the target is known to be out of the service's reach for now. It may be starting up.
+    pub fn is_offline(&self) -> bool {
+        matches!(self, Self::Tunnel(error) if error.is_offline())
     }
 
     /// What the user may do about it.
@@ -72,6 +95,7 @@ impl Error {
                     .into(),
             ),
             Self::Login { source, .. } => source.hint(),
+            Self::Away { hint, .. } => hint.clone(),
             Self::HeldTooLong { .. } => {
                 Some("see what the daemon says; --hold SECONDS waits longer".into())
             }

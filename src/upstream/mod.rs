@@ -1,28 +1,33 @@
 //! The target: authenticated SSH transports over one tunnel, ready before they are needed.
 //!
-//! [`Upstream`] keeps a tunnel up as well as it can (`lifecycle`), logs transports in through it
-//! (`login`), and keeps a few spare (`pool`).
+//! [`Upstream`] keeps a tunnel up as well as it can (`lifecycle` decides, `driver` does), logs transports in through
+//! it (`login`), and keeps a few spare (`pool`).
 
+mod backoff;
+mod driver;
 mod error;
 mod lifecycle;
 mod login;
 mod pool;
+mod state;
 mod transport;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, Semaphore, broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
+use self::backoff::{Backoff, Pace};
+use self::driver::Outlets;
 pub use self::error::Error;
-pub use self::lifecycle::State;
 pub use self::login::Login;
 use self::pool::Pool;
+pub use self::state::{News, Outage, State};
 pub use self::transport::Transport;
 use crate::report::one_line;
 use crate::tunnel::{self, Tunnel};
@@ -46,12 +51,17 @@ pub struct Upstream {
 struct Shared {
     login: Login,
     hold: Duration,
+    target: String,
     state: watch::Receiver<State>,
+    news: broadcast::Sender<News>,
+    absence: watch::Receiver<Option<Instant>>,
     /// Told when somebody wants a transport and there is no tunnel: time to try again.
     wanted: Arc<Notify>,
     pool: Pool,
     /// Permits to be logging in.
     logins: Semaphore,
+    /// Told when a login has succeeded: time to try one for a spare again.
+    logged_in: Notify,
     /// What sshd said before the last login, for those who log in here.
     banner: Mutex<Option<String>>,
     stop: CancellationToken,
@@ -66,12 +76,11 @@ const LOGINS: usize = 8;
 const LOGIN_PAUSE: Duration = Duration::from_millis(100);
 const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 
+/// News kept for those who are slow to take them.
+const NEWS: usize = 64;
+
 /// How long a port that nothing listens on is tried: as long as a restart of sshd takes.
 const NO_SSHD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// First and longest pause between attempts to log in a spare transport when that fails.
-const SPARE_PAUSE: Duration = Duration::from_secs(5);
-const SPARE_PAUSE_MAX: Duration = Duration::from_secs(300);
 
 impl Upstream {
     /// Begins to dial; returns at once.
@@ -79,20 +88,31 @@ impl Upstream {
         let stop = CancellationToken::new();
         let tasks = options.tunnel.tracker.clone();
         let wanted = Arc::new(Notify::new());
-        let (publish, state) = watch::channel(State::Dialing);
-        tasks.spawn(lifecycle::run(
+        let target = options.tunnel.target.clone();
+        let (publish_state, state) = watch::channel(State::Dialing);
+        let (publish_absence, absence) = watch::channel(Some(Instant::now()));
+        let news = broadcast::Sender::new(NEWS);
+        tasks.spawn(driver::run(
             options.tunnel,
-            publish,
+            Outlets {
+                state: publish_state,
+                absence: publish_absence,
+                news: news.clone(),
+            },
             Arc::clone(&wanted),
             stop.clone(),
         ));
         let shared = Arc::new(Shared {
             login: options.login,
             hold: options.hold,
+            target,
             state,
+            news,
+            absence,
             wanted,
             pool: Pool::new(tasks.clone(), stop.clone()),
             logins: Semaphore::new(LOGINS),
+            logged_in: Notify::new(),
             banner: Mutex::default(),
             stop,
             tasks,
@@ -107,6 +127,27 @@ impl Upstream {
         self.shared.state.clone()
     }
 
+    /// What happens from now on. Who does not keep up misses what is older than the last 64.
+    pub fn news(&self) -> broadcast::Receiver<News> {
+        self.shared.news.subscribe()
+    }
+
+    /// Since when no stream can make progress, and each change of that; none while they can.
+    ///
+    /// The link may have been lost earlier than it was noticed. An absence that ends with another
+    /// tunnel has the same beginning as one that ends with the same.
+    pub fn absence(&self) -> watch::Receiver<Option<Instant>> {
+        self.shared.absence.clone()
+    }
+
+    /// Between us and the agent, with its time to process, as measured last; none without a tunnel.
+    pub fn round_trip(&self) -> Option<Duration> {
+        match &*self.shared.state.borrow() {
+            State::Up(tunnel) | State::Resuming { tunnel, .. } => tunnel.round_trip(),
+            _ => None,
+        }
+    }
+
     /// Waits until a transport is authenticated and spare: `ssh` would work now.
     ///
     /// # Errors
@@ -117,16 +158,22 @@ impl Upstream {
         Ok(())
     }
 
-    /// A transport for one local connection: a spare one, or a new one.
+    /// A transport for one local connection: a spare one, or a new one. None is handed out while nothing can
+    /// make progress on it.
     ///
     /// # Errors
     /// Why there is none: at once when waiting cannot heal it ([`Error::is_final`]), after
     /// [`Options::hold`] otherwise.
     pub async fn lease(&self) -> Result<Transport, Error> {
-        match self.shared.pool.take().await {
-            Some(transport) => Ok(transport),
-            None => self.lease_new().await,
-        }
+        let Shared { pool, .. } = &*self.shared;
+        self.held(async |last_failure| {
+            self.shared.tunnel(last_failure).await?;
+            match pool.take().await {
+                Some(transport) => Ok(transport),
+                None => self.shared.log_in(last_failure).await,
+            }
+        })
+        .await
     }
 
     /// A transport that logs in now, whatever is spare.
@@ -134,12 +181,20 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::lease`].
     pub async fn lease_new(&self) -> Result<Transport, Error> {
+        self.held(async |last_failure| self.shared.log_in(last_failure).await)
+            .await
+    }
+
+    /// Runs `seek`, which notes its setbacks, for as long as a client waits.
+    async fn held(
+        &self,
+        seek: impl AsyncFnOnce(&mut Option<Error>) -> Result<Transport, Error>,
+    ) -> Result<Transport, Error> {
         self.shared.wanted.notify_one();
         let mut last_failure = None;
-        let login = self.shared.log_in(&mut last_failure);
-        match tokio::time::timeout(self.shared.hold, login).await {
+        match tokio::time::timeout(self.shared.hold, seek(&mut last_failure)).await {
             Ok(leased) => leased,
-            Err(_) => Err(last_failure.unwrap_or_else(|| self.shared.why_not())),
+            Err(_) => Err(self.shared.why_not(last_failure)),
         }
     }
 
@@ -161,10 +216,11 @@ impl Upstream {
         self.shared.tasks.wait().await;
     }
 
-    /// Keeps transports spare while the tunnel is up.
+    /// Keeps transports spare while the tunnel is up, and tells when that is not possible.
     async fn keep_spares(self) {
         let Shared { pool, stop, .. } = &*self.shared;
-        let mut pause = SPARE_PAUSE;
+        let mut backoff = Backoff::default();
+        let mut is_failing = false;
         loop {
             let spare = async {
                 pool.is_short().await;
@@ -174,19 +230,32 @@ impl Upstream {
                 () = stop.cancelled() => return,
                 spare = spare => spare,
             };
-            match spare {
+            let error = match spare {
                 Ok(transport) => {
-                    pause = SPARE_PAUSE;
+                    backoff.reset();
                     pool.put(transport);
-                }
-                Err(error) => {
-                    info!(reason = one_line(&error), ?pause, "no spare transport");
-                    tokio::select! {
-                        () = stop.cancelled() => return,
-                        () = tokio::time::sleep(pause) => {}
+                    if std::mem::take(&mut is_failing) {
+                        self.shared.tell(News::LoggedIn);
                     }
-                    pause = (2 * pause).min(SPARE_PAUSE_MAX);
+                    continue;
                 }
+                Err(error) => error,
+            };
+            let pace = match error.is_final() {
+                true => Pace::Slow,
+                false => Pace::Quick,
+            };
+            let pause = backoff.pause(pace, &mut rand::rng());
+            info!(reason = one_line(&error), ?pause, "no spare transport");
+            // Of the tunnel others tell.
+            if !matches!(error, Error::Tunnel(_)) {
+                is_failing = true;
+                self.shared.tell(News::Down(error));
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(pause) => {}
+                () = self.shared.logged_in.notified() => {}
             }
         }
     }
@@ -199,7 +268,7 @@ impl Shared {
     /// # Errors
     /// What waiting cannot heal, or that nothing listens on the port.
     async fn log_in(&self, last_failure: &mut Option<Error>) -> Result<Transport, Error> {
-        let began = Instant::now();
+        let mut closed_since = None;
         let mut pauses = ExponentialBuilder::new()
             .with_min_delay(LOGIN_PAUSE)
             .with_max_delay(LOGIN_PAUSE_MAX)
@@ -207,16 +276,31 @@ impl Shared {
             .without_max_times()
             .build();
         loop {
-            let error = match self.attempt().await {
+            let tunnel = self.tunnel(last_failure).await?;
+            let mut absence = self.absence.clone();
+            absence.mark_unchanged();
+            let error = match self.attempt(&tunnel).await {
                 Ok(transport) => {
                     *self.lock_banner() = transport.banner();
+                    self.logged_in.notify_waiters();
                     return Ok(transport);
                 }
                 Err(error) => error,
             };
-            let is_closed = matches!(error, Error::NoSshd { .. });
-            if error.is_final() || (is_closed && began.elapsed() >= NO_SSHD_PATIENCE) {
+            if error.is_final() {
                 return Err(error);
+            }
+            // What hangs or breaks while the link is away says nothing about sshd.
+            if absence.has_changed().is_ok_and(|changed| changed) {
+                debug!(reason = one_line(&error), "a login was interrupted");
+                closed_since = None;
+                continue;
+            }
+            if matches!(error, Error::NoSshd { .. }) {
+                let since = *closed_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= NO_SSHD_PATIENCE {
+                    return Err(error);
+                }
             }
             debug!(reason = one_line(&error), "trying to log in again");
             *last_failure = Some(error);
@@ -224,32 +308,43 @@ impl Shared {
         }
     }
 
-    async fn attempt(&self) -> Result<Transport, Error> {
-        let tunnel = self.tunnel().await?;
+    async fn attempt(&self, tunnel: &Tunnel) -> Result<Transport, Error> {
         // Never closed, so there is a permit in the end.
         let _permit = self.logins.acquire().await;
-        self.login.run(&tunnel).await
+        self.login.run(tunnel).await
     }
 
-    /// The tunnel, once it is up.
+    /// The tunnel, once it is up and has a link; what goes wrong meanwhile is noted in `last_failure`.
     ///
     /// A failure that is known already does not count: what was missing may be there by now.
-    async fn tunnel(&self) -> Result<Arc<Tunnel>, Error> {
+    ///
+    /// # Errors
+    /// What waiting cannot heal.
+    async fn tunnel(&self, last_failure: &mut Option<Error>) -> Result<Arc<Tunnel>, Error> {
         let mut state = self.state.clone();
         let mut is_news = false;
         loop {
             let seen = state.borrow_and_update().clone();
             match seen {
                 State::Up(tunnel) => return Ok(tunnel),
-                State::Down(error) if is_news && error.is_final() => return Err(error),
+                State::Down {
+                    error,
+                    is_final: true,
+                } if is_news => return Err(error),
+                State::Down { error, .. } => *last_failure = Some(error),
                 State::Stopped => return Err(Error::Stopped),
-                State::Down(_) | State::Dialing => {}
+                State::Dialing | State::Resuming { .. } | State::Redialing(_) => {}
             }
-            is_news = true;
             if state.changed().await.is_err() {
                 return Err(Error::Stopped);
             }
+            is_news = true;
         }
+    }
+
+    fn tell(&self, news: News) {
+        // Nobody needs to listen.
+        let _ = self.news.send(news);
     }
 
     fn lock_banner(&self) -> MutexGuard<'_, Option<String>> {
@@ -257,10 +352,24 @@ impl Shared {
     }
 
     /// Why nobody was let through for the whole of the hold time.
-    fn why_not(&self) -> Error {
+    fn why_not(&self, last_failure: Option<Error>) -> Error {
         match &*self.state.borrow() {
-            State::Down(error) => error.clone(),
-            _ => Error::HeldTooLong { held: self.hold },
+            State::Resuming { outage, .. } => self.away(outage, true),
+            State::Redialing(outage) => self.away(outage, false),
+            State::Down { error, .. } => error.clone(),
+            State::Dialing | State::Up(_) | State::Stopped => {
+                last_failure.unwrap_or(Error::HeldTooLong { held: self.hold })
+            }
+        }
+    }
+
+    fn away(&self, outage: &Outage, is_resuming: bool) -> Error {
+        Error::Away {
+            target: self.target.clone(),
+            gone: Instant::now().saturating_duration_since(Instant::from_std(outage.since)),
+            is_resuming,
+            reason: outage.last_error.as_ref().unwrap_or(&outage.reason).clone(),
+            hint: outage.hint.clone(),
         }
     }
 }

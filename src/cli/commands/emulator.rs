@@ -12,6 +12,8 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
     let options = Options {
         listen: arguments.listen,
         pacing: arguments.emulated.pacing.into(),
+        resend: arguments.resend.into(),
+        faults: arguments.faults.plan(),
         ..Options::default()
     };
     let mut signals = match Signals::install() {
@@ -23,6 +25,7 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
         Err(error) => return fail(output, &error, Some(error.hint())),
     };
     let (endpoint, target) = (emulator.endpoint(), emulator.target());
+    let seed = emulator.faults().seed();
     output.event(&Event::Ready {
         listen: emulator.address(),
         endpoint: Some(&endpoint),
@@ -34,6 +37,8 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
     export AWS_ENDPOINT_URL_SSM={endpoint} AWS_REGION=us-east-1
     export AWS_ACCESS_KEY_ID=any AWS_SECRET_ACCESS_KEY=any
     ssmshim serve {target}
+
+faults: curl {endpoint}/faults (seed {seed})
 
 Ctrl-C stops."
     ));

@@ -2,6 +2,7 @@
 
 pub(super) mod demo;
 pub(super) mod emulator;
+mod news;
 pub(super) mod serve;
 mod signals;
 
@@ -10,6 +11,9 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 
+use tokio::sync::broadcast::error::RecvError;
+
+use self::news::Teller;
 use self::signals::Signals;
 use super::exit::Exit;
 use super::output::{Event, Output};
@@ -51,66 +55,44 @@ async fn watch(
     output: Output,
     announced: &Cell<bool>,
 ) -> upstream::Error {
-    let mut told = None;
-    let mut tell = |error: &upstream::Error| {
-        let text = one_line(error);
-        if told.as_ref() != Some(&text) {
-            output.error(&text, error.hint().as_deref());
-            output.say("still trying");
-            told = Some(text);
-        }
-    };
+    let mut teller = Teller::default();
     let mut state = daemon.state();
     let mut ready = pin!(daemon.ready());
     loop {
-        let error = tokio::select! {
+        let (error, is_final) = tokio::select! {
             result = &mut ready => match result {
                 Ok(()) => break,
                 Err(error) => {
                     ready.set(daemon.ready());
-                    error
+                    let is_final = error.is_final();
+                    (error, is_final)
                 }
             },
             Ok(()) = state.changed() => match &*state.borrow_and_update() {
-                State::Down(error) => error.clone(),
+                State::Down { error, is_final } => (error.clone(), *is_final),
                 _ => continue,
             },
         };
-        if error.is_final() {
+        if is_final {
             return error;
         }
-        tell(&error);
+        let text = one_line(&error);
+        if teller.is_new(&text) {
+            output.error(&text, error.hint().as_deref());
+            output.say("still trying");
+        }
     }
     announced.set(true);
+    let mut news = daemon.news();
     announce(daemon.address(), target, output);
+    let mut teller = Teller::default();
     loop {
-        let Ok(seen) = state
-            .wait_for(is_down_or_stopped)
-            .await
-            .map(|seen| seen.clone())
-        else {
-            return upstream::Error::Stopped;
-        };
-        let State::Down(error) = seen else {
-            return upstream::Error::Stopped;
-        };
-        let (text, hint) = (one_line(&error), error.hint());
-        output.event(&Event::Down {
-            error: &text,
-            hint: hint.as_deref(),
-        });
-        output.error(&text, hint.as_deref());
-        let is_up_or_stopped = |state: &State| matches!(state, State::Up(_) | State::Stopped);
-        if state.wait_for(is_up_or_stopped).await.is_err() {
-            return upstream::Error::Stopped;
+        match news.recv().await {
+            Ok(news) => teller.tell(&news, output),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return upstream::Error::Stopped,
         }
-        output.event(&Event::Up);
-        output.say("the target is reached again");
     }
-}
-
-fn is_down_or_stopped(state: &State) -> bool {
-    matches!(state, State::Down(_) | State::Stopped)
 }
 
 fn announce(listen: SocketAddr, target: &str, output: Output) {

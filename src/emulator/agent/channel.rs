@@ -2,9 +2,11 @@
 
 use std::ops::ControlFlow;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::Value;
 use tokio::io::{AsyncRead as _, ReadBuf, ReadHalf, SimplexStream, simplex};
 use tokio::sync::{mpsc, oneshot};
@@ -14,6 +16,7 @@ use tokio_util::sync::PollSender;
 
 use super::port::{Input, Pipe};
 use super::{Settings, VERSION};
+use crate::emulator::fault::Board;
 use crate::emulator::frame;
 use crate::emulator::socket::Leg;
 use crate::emulator::{Pacing, Resend};
@@ -82,6 +85,12 @@ pub(super) struct Channel {
     state: State,
     /// What to send outside the sequence.
     announcement: Option<Message>,
+    /// Tells whether to repeat itself.
+    faults: Arc<Board>,
+    /// The last message handed on before the socket was lost, whose acknowledgement may be lost too.
+    doubtful: Option<u64>,
+    /// Its payload, when it came again: to be written again.
+    repeated: Option<Bytes>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -148,6 +157,9 @@ impl Channel {
             payload: vec![0; settings.payload_bytes].into_boxed_slice(),
             state: State::Running,
             announcement: None,
+            faults: Arc::clone(&settings.faults),
+            doubtful: None,
+            repeated: None,
             timer: Box::pin(sleep_until(now.into())),
         };
         let port = PortEnd {
@@ -166,6 +178,30 @@ impl Channel {
     pub(super) fn on_connected(&mut self) {
         self.core.on_reconnected(Instant::now());
         self.announcement = Some(frame::session_state(&self.session_id, "Connected"));
+    }
+
+    /// Notes that the socket is gone.
+    pub(super) fn on_lost(&mut self) {
+        self.doubtful = self.core.consumed().checked_sub(1);
+    }
+
+    /// Looks whether `message` is one that the real agent would write to its port again.
+    ///
+    /// It counts a message as received once its acknowledgement is sent, and it has written it by
+    /// then: when the socket fails between the two, the client's resend is written as well (sheet
+    /// §12).
+    fn repeat(&mut self, message: &Bytes) {
+        let Some(doubtful) = self.doubtful else {
+            return;
+        };
+        if self.faults.repeats()
+            && frame::message_type(message) == Some("input_stream_data")
+            && frame::sequence_number(message) == Some(doubtful)
+            && frame::payload_type(message) == Some(PayloadType::Output.code())
+        {
+            self.doubtful = None;
+            self.repeated = frame::payload(message).map(|payload| message.slice_ref(payload));
+        }
     }
 
     /// How the session ended, once it has.
@@ -194,6 +230,12 @@ impl Channel {
                 Poll::Ready(reserved) => reserved.is_ok(),
                 Poll::Pending => return,
             };
+            // All before it has been handed on, and all that waits comes after it.
+            if let Some(repeated) = self.repeated.take().filter(|_| has_port) {
+                self.faults.note(|counters| counters.repeated += 1);
+                let _ = self.input.send_item(Input::Data(repeated));
+                continue;
+            }
             let Some(event) = self.core.poll_event() else {
                 return;
             };
@@ -365,6 +407,7 @@ impl Leg for Channel {
         };
         // Cancels at once, whatever the Port session has not taken yet.
         let is_closed = frame::message_type(&message) == Some("channel_closed");
+        self.repeat(&message);
         if let Err(error) = self.core.handle_input(Instant::now(), message) {
             tracing::debug!(session_id = self.session_id, %error, "ignored a message");
         }

@@ -20,9 +20,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::fault::Board;
+use super::node::Node;
 use super::socket;
 use super::{Pacing, Resend};
 use control::Control;
@@ -47,6 +50,8 @@ pub(crate) struct Settings {
     pub(crate) payload_bytes: usize,
     /// Where to dial instead of `localhost:port`.
     pub(crate) port_map: BTreeMap<u16, SocketAddr>,
+    /// The agent's own faults.
+    pub(crate) faults: Arc<Board>,
 }
 
 /// One machine's agent.
@@ -54,42 +59,57 @@ pub(crate) struct Agent {
     instance_id: Arc<str>,
     settings: Arc<Settings>,
     stop: CancellationToken,
-    workers: TaskTracker,
+    /// When it is to stop for a while, and for how long.
+    stops: watch::Receiver<Duration>,
 }
 
 impl Agent {
-    pub(crate) fn new(
-        instance_id: String,
-        settings: Arc<Settings>,
-        stop: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(node: &Node, settings: Arc<Settings>, stop: CancellationToken) -> Self {
         Self {
-            instance_id: instance_id.into(),
+            instance_id: node.instance.id.as_str().into(),
             settings,
             stop,
-            workers: TaskTracker::new(),
+            stops: node.stops(),
         }
     }
 
-    /// Keeps the control channel open and runs sessions until told to stop; returns when the last
-    /// session has ended.
-    pub(crate) async fn run(self) {
+    /// Runs until told to stop for good; returns when the last session has ended.
+    pub(crate) async fn run(mut self) {
+        let stop = self.stop.clone();
+        while let Some(away) = self.live().await {
+            tracing::debug!(target_id = %self.instance_id, ?away, "the agent is away");
+            tokio::select! {
+                () = tokio::time::sleep(away) => {}
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Keeps the control channel open and runs sessions until told to stop; returns for how long,
+    /// if not for good. No session is left then.
+    async fn live(&mut self) -> Option<Duration> {
+        let (life, workers) = (self.stop.child_token(), TaskTracker::new());
         let mut control = Control::new(
             Arc::clone(&self.instance_id),
             Arc::clone(&self.settings),
-            self.workers.clone(),
-            self.stop.child_token(),
+            workers.clone(),
+            life.clone(),
         );
-        let stop = self.stop.clone();
-        tokio::select! {
-            () = self.keep_connected(&mut control) => {}
-            () = stop.cancelled() => {}
-        }
-        self.workers.close();
-        self.workers.wait().await;
+        let mut stops = self.stops.clone();
+        let away = tokio::select! {
+            never = self.keep_connected(&mut control) => never,
+            () = self.stop.cancelled() => None,
+            changed = stops.changed() => changed.ok().map(|()| *stops.borrow_and_update()),
+        };
+        self.stops = stops;
+        drop(control);
+        life.cancel();
+        workers.close();
+        workers.wait().await;
+        away
     }
 
-    async fn keep_connected(&self, control: &mut Control) {
+    async fn keep_connected<T>(&self, control: &mut Control) -> T {
         loop {
             let path = format!("/v1/control-channel/{}", self.instance_id);
             let fields = json!({

@@ -155,6 +155,7 @@ impl Gateway<'_> {
                 return outcome;
             }
             tracing::debug!(session_id = self.session_id, %end, "data channel lost");
+            channel.on_lost();
         }
     }
 

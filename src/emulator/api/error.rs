@@ -4,15 +4,19 @@ use std::fmt;
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
 use serde_json::json;
+
+use crate::emulator::fault::plan::Answer;
 
 /// An error as the service answers it: HTTP status, `__type`, and a message.
 #[derive(Debug)]
 pub(crate) struct ApiError {
     kind: Kind,
     message: String,
+    status: StatusCode,
+    retry_after: Option<u32>,
 }
 
 /// The errors' names in the service's model, and those common to all AWS services.
@@ -22,6 +26,7 @@ pub(crate) enum Kind {
     BadRequest,
     DoesNotExist,
     ExpiredToken,
+    InternalServer,
     InvalidDocument,
     InvalidFilterKey,
     InvalidNextToken,
@@ -40,6 +45,7 @@ impl Kind {
             Self::BadRequest => "BadRequest",
             Self::DoesNotExist => "DoesNotExistException",
             Self::ExpiredToken => "ExpiredTokenException",
+            Self::InternalServer => "InternalServerError",
             Self::InvalidDocument => "InvalidDocument",
             Self::InvalidFilterKey => "InvalidFilterKey",
             Self::InvalidNextToken => "InvalidNextToken",
@@ -56,6 +62,7 @@ impl Kind {
     fn message_field(self) -> &'static str {
         match self {
             Self::DoesNotExist
+            | Self::InternalServer
             | Self::InvalidDocument
             | Self::InvalidNextToken
             | Self::TargetNotConnected => "Message",
@@ -75,7 +82,43 @@ impl ApiError {
         Self {
             kind,
             message: message.into(),
+            status: StatusCode::BAD_REQUEST,
+            retry_after: None,
         }
+    }
+
+    /// The error that a fault asks for; nothing where it asks for a success that is none.
+    pub(crate) fn injected(answer: Answer) -> Option<Self> {
+        let (kind, message) = match answer {
+            Answer::Throttled { .. } => (Kind::Throttling, "Rate exceeded"),
+            Answer::Failed { .. } => (
+                Kind::InternalServer,
+                "An error occurred on the server side.",
+            ),
+            Answer::Expired => (
+                Kind::ExpiredToken,
+                "The security token included in the request is expired",
+            ),
+            Answer::Denied => (
+                Kind::AccessDenied,
+                "User: arn:aws:iam::000000000000:user/emulator is not authorized to perform this action",
+            ),
+            Answer::DoesNotExist => (Kind::DoesNotExist, "The session does not exist."),
+            Answer::TargetNotConnected => {
+                (Kind::TargetNotConnected, "The target is not connected.")
+            }
+            Answer::NoToken => return None,
+        };
+        let mut error = Self::new(kind, message);
+        match answer {
+            Answer::Throttled { retry_after } => error.retry_after = retry_after,
+            Answer::Failed { status } => {
+                error.status =
+                    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            }
+            _ => {}
+        }
+        Some(error)
     }
 
     pub(crate) fn kind(&self) -> Kind {
@@ -92,7 +135,12 @@ impl ApiError {
             self.kind.message_field(): self.message,
         });
         let mut response = Response::new(Full::new(body.to_string().into()));
-        *response.status_mut() = StatusCode::BAD_REQUEST;
+        *response.status_mut() = self.status;
+        if let Some(seconds) = self.retry_after {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response.headers_mut().insert(
             "x-amzn-errortype",
             HeaderValue::from_static(self.kind.name()),

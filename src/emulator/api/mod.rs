@@ -76,6 +76,13 @@ async fn answer(hub: &Arc<Hub>, request: Request<Incoming>) -> Result<Value, Api
         ));
     }
     check_knobs(&head.headers)?;
+    match hub.faults.on_call(operation, access_key(&head.headers)) {
+        None => {}
+        Some(answer) => match ApiError::injected(answer) {
+            Some(error) => return Err(error),
+            None => return sessions::resume_without_token(parse(&body)?),
+        },
+    }
     match operation {
         "StartSession" => sessions::start(hub, parse(&body)?),
         "ResumeSession" => sessions::resume(hub, parse(&body)?),
@@ -90,18 +97,23 @@ async fn answer(hub: &Arc<Hub>, request: Request<Incoming>) -> Result<Value, Api
     }
 }
 
+/// The access key id that a request is signed with.
+pub(crate) fn access_key(headers: &HeaderMap) -> Option<&str> {
+    let (_, scope) = headers
+        .get(AUTHORIZATION)?
+        .to_str()
+        .ok()?
+        .split_once("Credential=")?;
+    scope.split('/').next()
+}
+
 /// Refuses the credentials that ask to be refused: see the test knobs in [`crate::emulator`].
 pub(crate) fn check_knobs(headers: &HeaderMap) -> Result<(), ApiError> {
     let contains = |word: &str| {
-        let access_key = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .and_then(|value| value.split_once("Credential="))
-            .and_then(|(_, scope)| scope.split('/').next());
         let token = headers
             .get("x-amz-security-token")
             .and_then(|value| value.to_str().ok());
-        [access_key, token]
+        [access_key(headers), token]
             .into_iter()
             .flatten()
             .any(|text| text.contains(word))

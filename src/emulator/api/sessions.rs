@@ -119,7 +119,14 @@ pub(super) fn resume(hub: &Hub, request: ById) -> Result<Value, ApiError> {
         .renew_client_token()
         .ok_or_else(|| request.unknown())?;
     tracing::info!(session_id = %session.id, "session resumed");
+    hub.faults.note(|counters| counters.resume_calls += 1);
     Ok(ticket(hub, &session, token))
+}
+
+/// The answer to a resume that comes too late: a success without a token (sheet §5).
+pub(super) fn resume_without_token(request: ById) -> Result<Value, ApiError> {
+    request.check()?;
+    Ok(json!({ "SessionId": request.session_id }))
 }
 
 pub(super) fn terminate(hub: &Hub, request: ById) -> Result<Value, ApiError> {

@@ -1,11 +1,15 @@
 //! The life of one data-channel WebSocket, of a client or an agent.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt as _;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::relay::DataLeg;
 use super::{OpenChannel, Socket};
+use crate::emulator::fault::healed;
+use crate::emulator::fault::plan::Ending;
 use crate::emulator::frame;
 use crate::emulator::hub::Hub;
 use crate::emulator::session::{Peer, Session};
@@ -13,6 +17,9 @@ use crate::emulator::socket::{self, End};
 
 /// Time for an end to read the last messages once the session is over.
 const LINGER: Duration = Duration::from_secs(2);
+
+/// Time for a peer to close its half after ours was.
+const FIN_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Serves a data channel until its socket or the session ends.
 ///
@@ -31,11 +38,7 @@ pub(super) async fn serve(
     let Some(peer) = session.redeem(&opening.token_value) else {
         return Err((socket, "wrong or used token"));
     };
-    let outbox = match peer {
-        Peer::Client => &session.client,
-        Peer::Agent => &session.agent,
-    };
-    let Some(receiver) = outbox.attach() else {
+    let Some(receiver) = session.outbox(peer).attach() else {
         return Err((socket, "the session is ending"));
     };
     tracing::debug!(
@@ -47,19 +50,46 @@ pub(super) async fn serve(
     session.attached(peer);
     announce_arrival(&session, peer);
 
-    let mut leg = DataLeg::new(session.clone(), peer, receiver);
-    let end = tokio::select! {
-        end = socket::drive(&mut socket, &mut leg) => Some(end),
-        () = linger(&session) => None,
+    let number = session.wire(peer).attached();
+    hub.faults.note(|counters| match peer {
+        Peer::Client => {
+            counters.client_sockets += 1;
+            counters.resumes += u64::from(number > 1);
+        }
+        Peer::Agent => counters.agent_sockets += 1,
+    });
+    let mut leg = DataLeg::new(Arc::clone(&hub.faults), session.clone(), peer, receiver);
+    let end = loop {
+        let end = tokio::select! {
+            end = socket::drive(&mut socket, &mut leg) => Over::Ended(end),
+            how = session.wire(peer).cut(number) => Over::Cut(how),
+            () = linger(&session) => Over::Unread,
+        };
+        let Over::Cut(how) = end else {
+            break end;
+        };
+        tracing::debug!(session_id = id, ?peer, ?how, "fault: data channel cut");
+        hub.faults.note_cut(peer);
+        if !matches!(how, Ending::BlackHole { .. }) {
+            break end;
+        }
+        tokio::select! {
+            () = leg.replaced() => break end,
+            () = linger(&session) => break end,
+            () = healed(how) => {}
+            () = hub.faults.cleared() => {}
+        }
     };
     let replaced = leg.is_replaced();
     drop(leg);
+    session.wire(peer).detached(number);
     if !replaced {
         announce_departure(&session, peer);
         session.detached(peer);
     }
     match end {
-        Some(End::Refused(problem)) => {
+        Over::Cut(how) => sever(socket, how).await,
+        Over::Ended(End::Refused(problem)) => {
             tracing::warn!(
                 session_id = id,
                 ?peer,
@@ -68,15 +98,47 @@ pub(super) async fn serve(
             );
             socket::close(socket, CloseCode::Protocol, &problem).await;
         }
-        Some(End::Finished | End::Closed) => socket::close(socket, CloseCode::Normal, "").await,
-        Some(end) => tracing::debug!(session_id = id, ?peer, %end, "data channel lost"),
-        None => tracing::debug!(
+        Over::Ended(End::Finished | End::Closed) => {
+            socket::close(socket, CloseCode::Normal, "").await
+        }
+        Over::Ended(end) => tracing::debug!(session_id = id, ?peer, %end, "data channel lost"),
+        Over::Unread => tracing::debug!(
             session_id = id,
             ?peer,
             "data channel cut: its end did not read"
         ),
     }
     Ok(())
+}
+
+/// Why a data channel is over.
+enum Over {
+    /// By itself.
+    Ended(End),
+    /// By a fault.
+    Cut(Ending),
+    /// The session is over and its end does not read what it is told.
+    Unread,
+}
+
+/// Ends a socket as a fault would have it.
+async fn sever(mut socket: Socket, how: Ending) {
+    match how {
+        // Where the option is refused, the end is an orderly one.
+        Ending::Reset | Ending::BlackHole { .. } => {
+            let _ = socket.get_ref().set_zero_linger();
+        }
+        Ending::Bye => socket::close(socket, CloseCode::Normal, "Bye").await,
+        Ending::Fin => {
+            let stream = socket.get_mut();
+            // To drop what has come and is unread would be a reset.
+            let drained = async {
+                stream.shutdown().await?;
+                tokio::io::copy(stream, &mut tokio::io::sink()).await
+            };
+            let _ = tokio::time::timeout(FIN_DEADLINE, drained).await;
+        }
+    }
 }
 
 /// Lets both ends publish, now that one has come.

@@ -16,10 +16,10 @@ use hyper::header::{
     CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT,
     SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Deserialize;
+use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -27,12 +27,13 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use super::api;
+use super::fault::plan::Refusal;
 use super::http::{BODY_LIMIT, Permit, text};
 use super::hub::Hub;
 use super::socket;
 
 /// A WebSocket, server side.
-type Socket = WebSocketStream<TokioIo<Upgraded>>;
+type Socket = WebSocketStream<TcpStream>;
 
 /// Time for the peer to send its opening text message.
 const OPEN_DEADLINE: Duration = Duration::from_secs(15);
@@ -69,6 +70,18 @@ struct OpenChannel {
     platform_type: Option<String>,
 }
 
+/// Whether a request comes from a client and not from an agent.
+///
+/// A client's WebSocket has the query of the StreamUrl, which tells the service the way.
+pub(crate) fn is_of_client(request: &Request<Incoming>) -> bool {
+    let uri = request.uri();
+    let has_query = || {
+        uri.query()
+            .is_some_and(|query| query.contains("cell-number"))
+    };
+    !uri.path().starts_with("/v1/") || has_query()
+}
+
 /// Answers a request for one of the channels.
 pub(crate) async fn handle(hub: &Arc<Hub>, request: Request<Incoming>) -> Response<Full<Bytes>> {
     let Some(channel) = Channel::parse(request.uri().path()) else {
@@ -79,7 +92,16 @@ pub(crate) async fn handle(hub: &Arc<Hub>, request: Request<Incoming>) -> Respon
     }
     match *request.method() {
         Method::POST => create(hub, channel, request).await,
-        Method::GET => upgrade(hub, channel, request),
+        Method::GET => {
+            let refusal = is_of_client(&request)
+                .then(|| hub.faults.on_upgrade(api::access_key(request.headers())))
+                .flatten();
+            if let Some(Refusal::Status(status)) = refusal {
+                let status = StatusCode::from_u16(status).unwrap_or(StatusCode::FORBIDDEN);
+                return text(status, "refused by a fault\n");
+            }
+            upgrade(hub, channel, refusal, request)
+        }
         _ => text(StatusCode::METHOD_NOT_ALLOWED, "POST or GET\n"),
     }
 }
@@ -129,6 +151,7 @@ fn xml(status: StatusCode, body: String) -> Response<Full<Bytes>> {
 fn upgrade(
     hub: &Arc<Hub>,
     channel: Channel,
+    refusal: Option<Refusal>,
     mut request: Request<Incoming>,
 ) -> Response<Full<Bytes>> {
     let key = match websocket_key(request.headers()) {
@@ -142,12 +165,20 @@ fn upgrade(
         let _permit = permit;
         match upgraded.await {
             Ok(upgraded) => {
-                let io = TokioIo::new(upgraded);
-                let config = Some(socket::config());
-                let socket = WebSocketStream::from_raw_socket(io, Role::Server, config).await;
+                // What was upgraded is what the port accepted.
+                let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+                    return;
+                };
+                let socket = WebSocketStream::from_partially_read(
+                    parts.io.into_inner(),
+                    parts.read_buf.into(),
+                    Role::Server,
+                    Some(socket::config()),
+                )
+                .await;
                 let stop = serving.stop.clone();
                 tokio::select! {
-                    () = serve(&serving, channel, socket) => {}
+                    () = serve(&serving, channel, refusal, socket) => {}
                     () = stop.cancelled() => {}
                 }
             }
@@ -187,12 +218,15 @@ fn websocket_key(headers: &HeaderMap) -> Result<HeaderValue, &'static str> {
 }
 
 /// Reads the opening message and hands the socket to the channel it is for.
-async fn serve(hub: &Hub, channel: Channel, mut socket: Socket) {
+async fn serve(hub: &Hub, channel: Channel, refusal: Option<Refusal>, mut socket: Socket) {
     let opening = match tokio::time::timeout(OPEN_DEADLINE, read_opening(&mut socket)).await {
         Ok(Ok(opening)) => opening,
         Ok(Err(problem)) => return refuse(socket, &channel, problem).await,
         Err(_) => return refuse(socket, &channel, "no opening message in time").await,
     };
+    if refusal.is_some() {
+        return refuse(socket, &channel, "refused by a fault").await;
+    }
     let refused = match &channel {
         Channel::Control(id) => control_channel::serve(hub, id, opening, socket).await,
         Channel::Data(id) => data_channel::serve(hub, id, opening, socket).await,

@@ -206,6 +206,16 @@ impl Receiver {
         }
     }
 
+    /// Waits until another socket has taken this one's place.
+    pub(crate) fn poll_replaced(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.outbox.lock();
+        if state.generation != self.generation {
+            return Poll::Ready(());
+        }
+        state.taker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// Whether another socket has taken this one's place.
     pub(crate) fn is_replaced(&self) -> bool {
         self.outbox.lock().generation != self.generation

@@ -1,10 +1,13 @@
 //! A client that shares nothing with ours but the WebSocket.
 
+use std::time::Duration;
+
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::{Error, Message};
 
 use super::{DEADLINE, Emulator, Parsed, call, message};
 
@@ -57,6 +60,17 @@ pub(super) async fn resume(emulator: &Emulator, session_id: &str) -> Ticket {
     .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     Ticket::new(&answer.json())
+}
+
+/// How a socket ended.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// With a close frame.
+    Close(u16, String),
+    /// The TCP connection was closed.
+    Fin,
+    /// The TCP connection was reset.
+    Reset,
 }
 
 /// One data channel, with the numbers that outlive its sockets.
@@ -189,6 +203,67 @@ impl Client {
         assert_eq!(complete.payload_type, HANDSHAKE_COMPLETE);
         assert!(complete.json()["HandshakeTimeToComplete"].is_u64());
         request.json()
+    }
+
+    /// Reads on until the socket ends, and tells how.
+    pub(super) async fn end(&mut self) -> End {
+        loop {
+            let next = tokio::time::timeout(DEADLINE, self.socket.next()).await;
+            match next.expect("the socket does not end") {
+                Some(Ok(Message::Close(Some(frame)))) => {
+                    return End::Close(frame.code.into(), frame.reason.to_string());
+                }
+                Some(Ok(_)) => {}
+                Some(Err(Error::Io(error))) => {
+                    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+                    return End::Reset;
+                }
+                Some(Err(Error::Protocol(ProtocolError::ResetWithoutClosingHandshake))) | None => {
+                    return End::Fin;
+                }
+                Some(Err(error)) => panic!("{error:?}"),
+            }
+        }
+    }
+
+    /// The next data message, acknowledged by nobody.
+    pub(super) async fn receive_raw_data(&mut self) -> Parsed {
+        loop {
+            let received = self.receive_raw().await.expect("the socket has ended");
+            if received.kind == "output_stream_data" {
+                return received;
+            }
+        }
+    }
+
+    /// Waits for the next acknowledgement.
+    pub(super) async fn receive_acknowledgement(&mut self) {
+        loop {
+            let received = self.receive_raw().await.expect("the socket has ended");
+            if received.kind == "acknowledge" {
+                return;
+            }
+        }
+    }
+
+    /// Whether nothing at all comes for `time`.
+    pub(super) async fn hears_nothing(&mut self, time: Duration) -> bool {
+        tokio::time::timeout(time, self.socket.next())
+            .await
+            .is_err()
+    }
+
+    /// Whether neither data nor an end come for `time`.
+    pub(super) async fn hears_nothing_new(&mut self, time: Duration) -> bool {
+        let next = async {
+            loop {
+                match self.receive_raw().await {
+                    Some(received) if received.kind.ends_with("_publication") => {}
+                    _ => return,
+                }
+            }
+        };
+        tokio::time::timeout(time, next).await.is_err()
     }
 
     pub(super) async fn ping(&mut self) {

@@ -2,6 +2,7 @@
 //! of our own codec cannot hide at both ends.
 
 mod api;
+mod faults;
 mod foreign_agent;
 mod foreign_client;
 mod gateway;

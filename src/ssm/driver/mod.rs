@@ -83,6 +83,11 @@ pub(super) async fn establish(
     mut stream: DriverEnd,
     mut reports: Reports,
 ) -> Result<(Driver, Connection), Error> {
+    let mark = options
+        .journal
+        .as_ref()
+        .and_then(|journal| journal.reason());
+    let reason = request.reason.as_deref().or(mark.as_deref());
     let mut attempt = 1;
     loop {
         // Never cancelled half-way: a session whose id we do not learn could not be terminated.
@@ -91,7 +96,7 @@ pub(super) async fn establish(
                 &request.target,
                 request.document.as_deref(),
                 &request.parameters,
-                request.reason.as_deref(),
+                reason,
             )
             .await?;
         tracing::debug!(
@@ -99,6 +104,9 @@ pub(super) async fn establish(
             attempt,
             "ssm session started"
         );
+        if let Some(journal) = &options.journal {
+            journal.started(&ticket.session_id);
+        }
         let mut driver = Driver {
             ssm: ssm.clone(),
             options: options.clone(),
@@ -325,6 +333,9 @@ impl Driver {
 
     /// Notes the end of a session that is over by itself.
     fn end(self, error: Error) -> Error {
+        if error.is_end_of_session() {
+            self.confirm_end();
+        }
         tracing::debug!(%error, "ssm session is over");
         self.reports
             .status
@@ -339,18 +350,22 @@ impl Driver {
     /// Ends the SSM session: last words, flag, API; all within the deadline of the options.
     async fn terminate(&mut self, connection: Option<Connection>) {
         let deadline = self.options.terminate_deadline;
-        if timeout(deadline, self.terminate_gracefully(connection))
-            .await
-            .is_err()
-        {
-            tracing::warn!("the ssm session may go on until it idles out: no answer in time");
+        let is_over = timeout(deadline, self.terminate_gracefully(connection)).await;
+        if is_over.unwrap_or(false) {
+            self.confirm_end();
+        } else {
+            tracing::warn!("the ssm session may go on until it idles out: no confirmation in time");
+            if let Some(journal) = &self.options.journal {
+                journal.abandoned(&self.ticket.session_id);
+            }
         }
         self.reports
             .status
             .send_modify(|status| status.is_connected = false);
     }
 
-    async fn terminate_gracefully(&mut self, connection: Option<Connection>) {
+    /// Ends the SSM session, and says whether the service has confirmed that it is over.
+    async fn terminate_gracefully(&mut self, connection: Option<Connection>) -> bool {
         // What was cancelled was the session, not its end.
         self.cancel = CancellationToken::new();
         let ssm = self.ssm.clone();
@@ -367,17 +382,25 @@ impl Driver {
             );
         }
         if self.channel.is_closed() {
-            return;
+            return true;
         }
         if !matches!(stop, Some(Stop::Lost(_))) {
             self.queue_terminate_flag();
             let acknowledged = now() + FLAG_WAIT;
-            tokio::join!(
+            let (is_over, _) = tokio::join!(
                 terminate_by_api(&ssm, &session_id),
                 self.serve(&mut connection, Goal::Drained, Some(acknowledged)),
             );
+            is_over || self.channel.is_closed()
         } else {
-            terminate_by_api(&ssm, &session_id).await;
+            terminate_by_api(&ssm, &session_id).await
+        }
+    }
+
+    /// The service has said that the SSM session is over.
+    fn confirm_end(&self) {
+        if let Some(journal) = &self.options.journal {
+            journal.ended(&self.ticket.session_id);
         }
     }
 
@@ -395,20 +418,25 @@ impl Driver {
     }
 }
 
-async fn terminate_by_api(ssm: &Ssm, session_id: &str) {
+/// Calls TerminateSession, a few times if need be, and says whether it has succeeded.
+async fn terminate_by_api(ssm: &Ssm, session_id: &str) -> bool {
     let mut backoff = Backoff::default();
     for _ in 0..TERMINATE_ATTEMPTS {
         sleep(backoff.next_delay()).await;
         match ssm.terminate_session(session_id).await {
-            Ok(()) => return tracing::debug!(session_id, "ssm session terminated"),
+            Ok(()) => {
+                tracing::debug!(session_id, "ssm session terminated");
+                return true;
+            }
             Err(error @ api::Error::AccessDenied { .. }) => {
-                return tracing::warn!(%error, session_id, "cannot terminate the ssm session");
+                tracing::warn!(%error, session_id, "cannot terminate the ssm session");
+                return false;
             }
             Err(error) => tracing::debug!(%error, session_id, "cannot terminate yet"),
         }
     }
+    false
 }
 
 #[cfg(test)]
-#[path = "tests.rs"]
 mod tests;

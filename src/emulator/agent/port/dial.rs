@@ -97,10 +97,12 @@ fn is_forbidden(ip: IpAddr) -> bool {
 mod tests {
     use std::collections::BTreeMap;
     use std::net::Ipv4Addr;
+    use std::sync::Arc;
 
     use serde_json::json;
 
     use super::*;
+    use crate::emulator::fault::Board;
     use crate::emulator::{Pacing, Resend};
 
     #[tokio::test]
@@ -112,6 +114,7 @@ mod tests {
             resend: Resend::HeadOnly,
             payload_bytes: 1024,
             port_map: BTreeMap::from([(22, mapped)]),
+            faults: Arc::new(Board::new(0)),
         };
         let resolve = async |properties| Dial::resolve(&properties, &settings).await;
         assert!(matches!(

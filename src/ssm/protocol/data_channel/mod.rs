@@ -395,6 +395,11 @@ impl DataChannel {
         self.incoming.expected()
     }
 
+    /// Messages in order whose events have been taken, or that have none.
+    pub fn consumed(&self) -> u64 {
+        self.incoming.expected().saturating_sub(self.unconsumed)
+    }
+
     /// The measured round trip between the two ends; `None` before the first measurement.
     pub fn round_trip(&self) -> Option<Duration> {
         let rtt = self.outgoing.rtt();

@@ -1,0 +1,369 @@
+//! What becomes of the way to the target, as programs and people are told of it.
+
+mod common;
+
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use common::daemon::{Daemon, aws_environment};
+use common::net::{call_ssm, connect};
+use common::until;
+use common::world::{World, serve_args};
+use serde_json::{Value, json};
+
+/// Asks the emulator of `world` for faults (`POST`), or to stop them (`DELETE`).
+fn faults(emulator: &Daemon, method: &str, body: &Value) {
+    let port = emulator.port();
+    let mut socket = connect(port);
+    let body = body.to_string();
+    let request = format!(
+        "{method} /faults HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).expect("it listens");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).expect("it answers");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+fn inject(world: &World, fault: &Value) {
+    faults(
+        world.emulator.as_ref().expect("serve has one"),
+        "POST",
+        fault,
+    );
+}
+
+/// The next event, which is to be `name`.
+fn expect(daemon: &Daemon, name: &str) -> Value {
+    let event = daemon.next_event();
+    assert_eq!(
+        event["event"],
+        name,
+        "{event}; stderr:\n{}",
+        daemon.stderr()
+    );
+    event
+}
+
+fn daemon(world: &World) -> &Daemon {
+    world.daemon.as_ref().expect("serve has one")
+}
+
+#[test]
+fn a_cut_link_is_told_and_resumed() {
+    let Some(world) = World::serve() else { return };
+    for how in ["reset", "fin", "bye"] {
+        inject(
+            &world,
+            &json!({"fault": "cut", "side": "client", "how": how}),
+        );
+        let lost = expect(daemon(&world), "lost");
+        assert_eq!(lost["resuming"], true, "{lost}");
+        assert!(lost["reason"].as_str().is_some_and(|it| !it.is_empty()));
+        let resumed = expect(daemon(&world), "resumed");
+        assert!(resumed["gap_seconds"].as_f64().is_some(), "{resumed}");
+        assert!(resumed["attempts"].as_u64() >= Some(1), "{resumed}");
+    }
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+}
+
+/// A hindrance is told once, however often it is met.
+#[test]
+fn what_hinders_a_resume_is_told_once() {
+    let Some(world) = World::serve() else { return };
+    let refused = json!({"faults": [
+        {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": {"times": 3}},
+        {"fault": "cut", "side": "client", "how": "reset"},
+    ]});
+    inject(&world, &refused);
+    expect(daemon(&world), "lost");
+    let retrying = expect(daemon(&world), "retrying");
+    assert_eq!(retrying["attempt"], 1, "{retrying}");
+    let resumed = expect(daemon(&world), "resumed");
+    assert_eq!(resumed["attempts"], 4, "{resumed}");
+}
+
+#[test]
+fn a_session_that_was_terminated_is_replaced() {
+    let Some(world) = World::serve() else { return };
+    let endpoint = world
+        .emulator
+        .as_ref()
+        .expect("serve has one")
+        .text("endpoint");
+    let (_, answer) = call_ssm(&endpoint, "DescribeSessions", r#"{"State":"Active"}"#);
+    let session_id = &answer["Sessions"][0]["SessionId"];
+    let body = json!({ "SessionId": session_id }).to_string();
+    let (status, answer) = call_ssm(&endpoint, "TerminateSession", &body);
+    assert_eq!(status, 200, "{answer}");
+    let lost = expect(daemon(&world), "lost");
+    assert_eq!(lost["resuming"], false, "{lost}");
+    let up = expect(daemon(&world), "up");
+    assert!(up["gap_seconds"].as_f64().is_some(), "{up}");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+}
+
+#[test]
+fn an_agent_that_is_offline_is_told_at_once_and_waited_for() {
+    let Some(world) = World::serve() else { return };
+    inject(&world, &json!({"fault": "agent", "away_ms": 4000}));
+    let lost = expect(daemon(&world), "lost");
+    assert_eq!(lost["resuming"], false, "{lost}");
+    let down = expect(daemon(&world), "down");
+    let error = down["error"].as_str().unwrap_or_default();
+    assert!(error.contains("not connected"), "{down}");
+    assert!(down["hint"].is_string(), "{down}");
+    // A client that comes meanwhile is held until it is there.
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+    expect(daemon(&world), "up");
+}
+
+/// A new connection waits for a resume as long as `--hold` says, and is then told what was lost.
+#[test]
+fn a_client_is_held_while_the_session_is_resumed() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let emulator = world.emulator.as_ref().expect("serve has one");
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let args = serve_args(
+        &emulator.text("target"),
+        &sshd.port.to_string(),
+        &sshd.identity,
+    );
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let args = [&args[..], &["--hold", "2"]].concat();
+    let daemon = Daemon::start(
+        &world.path("home"),
+        &args,
+        &aws_environment(&emulator.text("endpoint")),
+    );
+    world.target.port = daemon.port();
+    let away = json!({"faults": [
+        {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": "always"},
+        {"fault": "cut", "side": "client", "how": "reset"},
+    ]});
+    faults(emulator, "POST", &away);
+    expect(&daemon, "lost");
+    let begun = Instant::now();
+    let refused = world.ssh(&["-o", "LogLevel=INFO"], "echo works").output();
+    assert!(begun.elapsed() >= Duration::from_secs(2), "it was held");
+    assert_eq!(refused.code, 255, "{refused:?}");
+    let words = ["was lost", "is being resumed", "ResumeSession failed"];
+    assert!(
+        words.iter().all(|words| refused.stderr.contains(words)),
+        "{refused:?}"
+    );
+    expect(&daemon, "retrying");
+    faults(emulator, "DELETE", &json!({}));
+    expect(&daemon, "resumed");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+}
+
+#[test]
+fn a_person_is_told_in_words() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let emulator = world.emulator.as_ref().expect("serve has one");
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let mut args = serve_args(
+        &emulator.text("target"),
+        &sshd.port.to_string(),
+        &sshd.identity,
+    );
+    args.extend(["--listen".to_owned(), "127.0.0.1:0".to_owned()]);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let daemon = Daemon::launch(
+        &world.path("home"),
+        &args,
+        &aws_environment(&emulator.text("endpoint")),
+    );
+    daemon.told("Ctrl-C stops.");
+    faults(
+        emulator,
+        "POST",
+        &json!({"fault": "cut", "side": "client", "how": "bye"}),
+    );
+    daemon.told("connection lost (");
+    daemon.told("resumed after ");
+    faults(
+        emulator,
+        "POST",
+        &json!({"fault": "terminate", "text": "by the administrator"}),
+    );
+    let reason = daemon.told("the SSM session is over (");
+    assert!(reason.contains("by the administrator"), "{reason}");
+    daemon.told("reached again after ");
+    assert_eq!(daemon.stdout(), "");
+}
+
+/// A session is no use without an sshd behind it: that counts as down as well.
+#[test]
+fn an_sshd_that_is_gone_is_told_and_waited_for() {
+    let mut door = None;
+    let Some(world) = World::serve_to(|sshd| {
+        let opened = Door::open(0, sshd.port);
+        let port = opened.port;
+        door = Some((opened, sshd.port));
+        port
+    }) else {
+        return;
+    };
+    let (door, sshd) = door.expect("there is a far end");
+    let port = door.port;
+    door.shut();
+    inject(&world, &json!({"fault": "terminate", "text": "rebooting"}));
+    expect(daemon(&world), "lost");
+    expect(daemon(&world), "up");
+    let down = expect(daemon(&world), "down");
+    let error = down["error"].as_str().unwrap_or_default();
+    assert!(
+        error.starts_with(&format!("nothing listens on port {port}")),
+        "{down}"
+    );
+    let door = Door::open(port, sshd);
+    let up = expect(daemon(&world), "up");
+    assert!(up["gap_seconds"].is_null(), "{up}");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+    door.shut();
+}
+
+/// A login that is under way when the tunnel is lost is begun again on the next one.
+#[test]
+fn a_login_under_way_moves_to_the_next_tunnel() {
+    let mut door = None;
+    let Some(world) = World::serve_to(|sshd| {
+        let opened = Door::open(0, sshd.port);
+        let port = opened.port;
+        door = Some(opened);
+        port
+    }) else {
+        return;
+    };
+    let door = door.expect("there is a far end");
+    door.set(Mode::Stalled);
+    // With the first tunnel go the logins that were spare.
+    inject(&world, &json!({"fault": "terminate", "text": "once"}));
+    expect(daemon(&world), "lost");
+    expect(daemon(&world), "up");
+    let mut ssh = world.ssh(&[], "echo works").piped();
+    until("logins are stalled", || (door.stalled() >= 2).then_some(()));
+    inject(&world, &json!({"fault": "terminate", "text": "twice"}));
+    expect(daemon(&world), "lost");
+    door.set(Mode::Open);
+    expect(daemon(&world), "up");
+    let mut answer = String::new();
+    let mut stdout = ssh.take_stdout();
+    stdout.read_to_string(&mut answer).expect("a pipe");
+    assert_eq!(answer, "works\n", "{}", ssh.stderr());
+    door.shut();
+}
+
+/// What a door does with those who come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mode {
+    /// They are let through.
+    Open,
+    /// They are let in, and no further.
+    Stalled,
+    /// Nothing listens.
+    Shut,
+}
+
+/// A way to a port. Who is through stays, whatever the mode becomes.
+struct Door {
+    port: u16,
+    state: Arc<Mutex<(Mode, Vec<TcpStream>)>>,
+    keeper: JoinHandle<()>,
+}
+
+impl Door {
+    fn open(port: u16, behind: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port of our own");
+        let port = listener.local_addr().expect("it is bound").port();
+        let state = Arc::new(Mutex::new((Mode::Open, Vec::new())));
+        let shared = Arc::clone(&state);
+        let keeper = thread::spawn(move || {
+            while let Ok((near, _)) = listener.accept() {
+                let mut state = shared.lock().expect("no panic under the lock");
+                match state.0 {
+                    Mode::Open => {
+                        if let Ok(far) = TcpStream::connect(("127.0.0.1", behind)) {
+                            join(near, far);
+                        }
+                    }
+                    Mode::Stalled => state.1.push(near),
+                    Mode::Shut => return,
+                }
+            }
+        });
+        Self {
+            port,
+            state,
+            keeper,
+        }
+    }
+
+    fn set(&self, mode: Mode) {
+        self.state.lock().expect("no panic under the lock").0 = mode;
+    }
+
+    /// How many have been let in and no further.
+    fn stalled(&self) -> usize {
+        self.state.lock().expect("no panic under the lock").1.len()
+    }
+
+    fn shut(self) {
+        self.set(Mode::Shut);
+        drop(connect(self.port));
+        self.keeper.join().expect("no panic at the door");
+    }
+}
+
+/// Copies both ways until both have ended.
+fn join(near: TcpStream, far: TcpStream) {
+    let copy = |mut from: TcpStream, mut to: TcpStream| {
+        thread::spawn(move || {
+            let _ = std::io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+    };
+    let pair = near
+        .try_clone()
+        .and_then(|near| Ok((near, far.try_clone()?)));
+    if let Ok((near_too, far_too)) = pair {
+        copy(near, far);
+        copy(far_too, near_too);
+    }
+}
+
+/// Logins kept spare live on through a resume: sshd sees no others.
+#[test]
+fn spare_logins_survive_a_resume() {
+    let Some(world) = World::serve() else { return };
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let logins = || {
+        let log = sshd.log();
+        log.lines()
+            .filter(|line| line.contains("Accepted publickey"))
+            .count()
+    };
+    until("two logins are spare", || (logins() == 2).then_some(()));
+    inject(
+        &world,
+        &json!({"fault": "cut", "side": "client", "how": "reset"}),
+    );
+    expect(daemon(&world), "lost");
+    expect(daemon(&world), "resumed");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+    // The one that was used is replaced; none was lost.
+    until("a spare is replaced", || (logins() == 3).then_some(()));
+}

@@ -1,0 +1,194 @@
+//! No SSM session outlives its daemon for long: those of a killed one are ended by the next.
+
+mod common;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use common::daemon::{Daemon, aws_environment};
+use common::net::call_ssm;
+use common::until;
+use common::world::{World, serve, serve_args};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// The ids of the SSM sessions that the emulator of `world` has open.
+fn open(world: &World) -> Vec<String> {
+    let emulator = world.emulator.as_ref().expect("serve has one");
+    let body = r#"{"State":"Active"}"#;
+    let (status, answer) = call_ssm(&emulator.text("endpoint"), "DescribeSessions", body);
+    assert_eq!(status, 200, "{answer}");
+    let sessions = answer["Sessions"].as_array().cloned().unwrap_or_default();
+    let id = |session: &Value| session["SessionId"].as_str().map(str::to_owned);
+    sessions.iter().filter_map(id).collect()
+}
+
+/// Another daemon of the same user, for the far end of `world`.
+fn another(world: &World) -> Daemon {
+    let emulator = world.emulator.as_ref().expect("serve has one");
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    serve(
+        &world.path(""),
+        emulator,
+        &sshd.port.to_string(),
+        &sshd.identity,
+    )
+}
+
+fn kill(mut daemon: Daemon) {
+    daemon.signal(Signal::KILL);
+    assert_eq!(daemon.wait().0, 128 + 9);
+}
+
+fn journals(world: &World) -> PathBuf {
+    world.path("home/state/ssmshim/sessions")
+}
+
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).collect()
+}
+
+/// Waits until the only session open is that of the daemon which is running.
+fn wait_for_sweep(world: &World, old: &[String]) {
+    until("the old sessions are ended", || {
+        let open = open(world);
+        let is_swept = open.len() == 1 && !old.contains(&open[0]);
+        is_swept.then_some(())
+    });
+}
+
+#[test]
+fn the_session_of_a_killed_daemon_is_ended_by_the_next() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    let old = open(&world);
+    assert_eq!(old.len(), 1);
+    kill(world.daemon.take().expect("serve has one"));
+    assert_eq!(open(&world), old, "nobody could end it");
+    let mut daemon = another(&world);
+    wait_for_sweep(&world, &old);
+    until("its record is removed", || {
+        (files(&journals(&world)).len() == 2).then_some(())
+    });
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().0, 0, "{}", daemon.stderr());
+    assert_eq!(open(&world), [""; 0]);
+    assert!(files(&journals(&world)).is_empty(), "all is tidy");
+}
+
+#[test]
+fn daemons_side_by_side_leave_each_other_alone() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    let first = open(&world);
+    let second = another(&world);
+    let both = open(&world);
+    assert_eq!(both.len(), 2);
+    kill(second);
+    let third = another(&world);
+    until("the session of the killed one is ended", || {
+        let open = open(&world);
+        (open.len() == 2 && open.contains(&first[0])).then_some(())
+    });
+    let untouched = open(&world);
+    drop(third);
+    assert!(untouched.contains(&first[0]), "the first one lives on");
+    let daemon = world.daemon.as_mut().expect("serve has one");
+    daemon.assert_up();
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+}
+
+/// An orderly end without a network cannot be confirmed by anybody.
+#[test]
+fn the_session_of_an_end_offline_is_ended_by_the_next() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    let old = open(&world);
+    let emulator = world.emulator.as_ref().expect("serve has one");
+    emulator.signal(Signal::STOP);
+    let mut daemon = world.daemon.take().expect("serve has one");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().0, 0, "{}", daemon.stderr());
+    emulator.signal(Signal::CONT);
+    let _daemon = another(&world);
+    wait_for_sweep(&world, &old);
+}
+
+#[test]
+fn a_record_that_cannot_be_read_is_told_and_left_alone() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let directory = journals(&world);
+    let name = directory.join("6ba7b810-9dad-11d1-80b4-00c04fd430c8");
+    let (lock, record) = (name.with_extension("lock"), name.with_extension("json"));
+    fs::write(&lock, "").expect("our own directory");
+    fs::write(&record, "\0\0\0").expect("our own directory");
+    let daemon = another(&world);
+    until("it is told", || {
+        let told = daemon.stderr();
+        (told.contains("WARN") && told.contains(&record.display().to_string())).then_some(())
+    });
+    assert_eq!(open(&world).len(), 1);
+    assert_eq!(fs::read(&record).expect("still there"), b"\0\0\0");
+}
+
+#[test]
+fn without_a_place_for_records_it_works_and_says_so() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let directory = journals(&world);
+    fs::remove_dir_all(&directory).expect("our own directory");
+    fs::write(&directory, "in the way").expect("our own directory");
+    let daemon = another(&world);
+    until("it is told", || {
+        let told = daemon.stderr();
+        let is_told = told.contains("cannot write down which SSM sessions are open");
+        is_told.then_some(())
+    });
+    assert_eq!(open(&world).len(), 1);
+}
+
+/// Nobody but the daemon's emulator has its sessions, and they end together.
+#[test]
+fn the_demo_keeps_no_record() {
+    let Some(world) = World::demo() else { return };
+    assert!(!journals(&world).exists());
+}
+
+/// The records name where sessions are, so that none is ended at another place.
+#[test]
+fn a_daemon_of_another_region_touches_nothing() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    let old = open(&world);
+    kill(world.daemon.take().expect("serve has one"));
+    let emulator = world.emulator.as_ref().expect("serve has one");
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let args = serve_args(
+        &emulator.text("target"),
+        &sshd.port.to_string(),
+        &sshd.identity,
+    );
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let args = [&args[..], &["--region", "us-west-2"]].concat();
+    let elsewhere = Daemon::start(
+        &world.path("home"),
+        &args,
+        &aws_environment(&emulator.text("endpoint")),
+    );
+    // Its own session is there, and by the time it is gone the sweep is over.
+    assert_eq!(open(&world).len(), 2);
+    drop(elsewhere);
+    assert_eq!(open(&world), old);
+    let _daemon = another(&world);
+    wait_for_sweep(&world, &old);
+}
