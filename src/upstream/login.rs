@@ -9,7 +9,7 @@ use tracing::debug;
 use super::error::Error;
 use super::transport::Transport;
 use crate::ssh::verifier::HostKeyVerifier;
-use crate::ssh::{self, ClientConfig, Connection, Credential, Phase};
+use crate::ssh::{self, Attendance, ClientConfig, Connection, Credential, Phase};
 use crate::tunnel::Tunnel;
 
 /// How long word of a refusal may take to get from one task to another.
@@ -26,16 +26,22 @@ pub struct Login {
 }
 
 impl Login {
-    /// Opens a stream to sshd and logs in on it.
+    /// Opens a stream to sshd and logs in on it. With `attendance`, somebody waits for that and may
+    /// be asked.
     ///
     /// # Errors
     /// Why there is no transport: no sshd, a wrong key, or the tunnel went away.
-    pub(super) async fn run(&self, tunnel: &Tunnel) -> Result<Transport, Error> {
+    pub(super) async fn run(
+        &self,
+        tunnel: &Tunnel,
+        attendance: Option<Attendance>,
+    ) -> Result<Transport, Error> {
         let mut refusals = tunnel.refusals();
         let refused_before = *refusals.borrow_and_update();
         let stream = tunnel.open().await?;
         let config = ClientConfig {
             credentials: self.credentials.clone(),
+            attendance,
             ..ClientConfig::new(&self.user, Arc::clone(&self.verifier))
         };
         match Connection::connect(stream, config).await {
