@@ -75,8 +75,8 @@ impl Terminal {
             page.write(&preface(title, questions)).await?;
             let mut answers = Vec::with_capacity(questions.prompts.len());
             for prompt in &questions.prompts {
-                page.write(&headed(title, &prompt.text)).await?;
-                answers.push(page.read_line(prompt.echo).await?);
+                let question = headed(title, &prompt.text);
+                answers.push(page.read_line(&question, prompt.echo).await?);
             }
             page.is_done = true;
             Ok(answers)
@@ -165,13 +165,15 @@ impl Page {
         self.writer.write_all(text.as_bytes()).await
     }
 
-    /// One line without its end, shown while it is typed or not. What was typed before the question
-    /// does not count.
-    async fn read_line(&mut self, echo: bool) -> io::Result<Zeroizing<String>> {
+    /// Shows `question` and reads one line without its end, shown while it is typed or not. What was
+    /// typed before the question does not count.
+    async fn read_line(&mut self, question: &str, echo: bool) -> io::Result<Zeroizing<String>> {
         let mut settings = self.settings.clone();
         settings.local_modes |= LocalModes::ICANON | LocalModes::ISIG;
         settings.local_modes.set(LocalModes::ECHO, echo);
+        // Before the question is seen, so that nothing typed after it is lost or shown.
         tcsetattr(self.reader.as_fd(), OptionalActions::Flush, &settings)?;
+        self.write(question).await?;
         // Of the full size at once: growing would leave copies behind.
         let mut line = Zeroizing::new(vec![0; MAX_LINE_BYTES]);
         let mut length = 0;

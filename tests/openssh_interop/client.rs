@@ -1,5 +1,6 @@
 //! Our client against a real sshd.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
@@ -62,12 +63,34 @@ async fn certificates_log_in() {
 }
 
 /// An ssh-agent that ends with the test.
-struct Agent(Child);
+pub(crate) struct Agent {
+    process: Child,
+    pub(crate) socket: PathBuf,
+}
+
+impl Agent {
+    /// Starts one with its socket in `directory`; none where there is no ssh-agent. Nobody can be
+    /// asked to confirm the use of a key.
+    pub(crate) async fn start(directory: &Path) -> Option<Self> {
+        if !has("ssh-agent") {
+            return None;
+        }
+        let socket = directory.join("agent");
+        let mut agent = Command::new("ssh-agent");
+        agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
+        agent.env("SSH_ASKPASS", "/bin/false");
+        let process = agent.spawn().unwrap();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            tokio::task::yield_now().await;
+        }
+        Some(Self { process, socket })
+    }
+}
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -77,21 +100,15 @@ async fn keys_of_an_agent_log_in() {
     let Some(sshd) = Sshd::new(&keys, "") else {
         return;
     };
-    if !has("ssh-agent") {
+    let Some(agent) = Agent::start(sshd.path()).await else {
         return;
-    }
-    let socket = sshd.path().join("agent");
-    let mut agent = Command::new("ssh-agent");
-    agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
-    let _agent = Agent(agent.spawn().unwrap());
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        tokio::task::yield_now().await;
-    }
+    };
+    let socket = &agent.socket;
     // The first is not authorized; `user_cert` brings its certificate.
     for added in [&["ed25519", "rsa2048"][..], &["ecdsa_p384"], &["user_cert"]] {
         let agent_command = |program: &str| {
             let mut command = Command::new(program);
-            command.env("SSH_AUTH_SOCK", &socket).stderr(Stdio::null());
+            command.env("SSH_AUTH_SOCK", socket).stderr(Stdio::null());
             command
         };
         assert!(
@@ -111,7 +128,7 @@ async fn keys_of_an_agent_log_in() {
                     .success()
             );
         }
-        let credential = Credential::Agent(AgentKeys::new(&socket));
+        let credential = Credential::Agent(AgentKeys::new(socket));
         let config = sshd.config(vec![credential]);
         let mut connection = Connection::connect(sshd.dial().await, config)
             .await
