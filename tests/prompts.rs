@@ -209,11 +209,26 @@ fn what_is_typed_is_not_shown() {
     let Some(vault) = Vault::new(&[]) else { return };
     let identity = vault.identity.display().to_string();
     let user = user();
-    let mut daemon = vault.far.serve(&["--user", &user, "--identity", &identity]);
+    let arguments = ["--user", &user, "--identity", &identity, "--log", "trace"];
+    let mut daemon = vault.far.serve(&arguments);
     daemon.answer(&vault.question(&vault.identity), "open sesame");
     let shown = daemon.expect("ready: ");
     assert!(!shown.contains("sesame"), "{shown}");
     assert!(shown.contains('\n'), "the Enter key is: {shown:?}");
+}
+
+#[test]
+fn a_password_is_in_no_log() {
+    let foreign = Foreign::start(false);
+    let far = Far::new(|_| foreign.port);
+    let mut daemon = far.serve(&["--user", "alice", "--log", "trace"]);
+    let question = format!("[alice on {}] password: ", far.target());
+    daemon.answer(&question, "xyzzy-typo");
+    let shown = daemon.expect(&question);
+    daemon.terminal().keys("xyzzy-42\r");
+    let shown = shown + &daemon.expect("ready: ");
+    assert!(shown.contains("TRACE"), "{shown}");
+    assert!(!shown.contains("xyzzy"), "{shown}");
 }
 
 #[test]
@@ -443,7 +458,7 @@ fn host_keys_are_known_from_the_files_of_openssh() {
     assert_eq!(daemon.next_event()["event"], "ready");
 }
 
-/// A russh server in a thread of its own: password `secret` alone, or asked for
+/// A russh server in a thread of its own: password `xyzzy-42` alone, or asked for
 /// with a code that goes up with each use.
 struct Foreign {
     port: u16,
@@ -525,7 +540,7 @@ impl Handler for Login {
 
     async fn auth_password(&mut self, _user: &str, password: &str) -> Result<Auth, Self::Error> {
         self.state.begun.fetch_add(1, Ordering::Relaxed);
-        Ok(if password == "secret" {
+        Ok(if password == "xyzzy-42" {
             Auth::Accept
         } else {
             Auth::Reject {
@@ -553,7 +568,7 @@ impl Handler for Login {
         };
         let answer = response.next().map(|answer| answer.to_vec());
         if !self.has_password {
-            self.has_password = answer.as_deref() == Some(b"secret");
+            self.has_password = answer.as_deref() == Some(b"xyzzy-42");
             return Ok(if self.has_password {
                 ask("Verification code: ")
             } else {
@@ -603,7 +618,7 @@ fn a_password_is_asked_for_until_it_is_right_and_then_kept() {
     let mut daemon = far.serve(&["--user", "alice"]);
     let question = format!("[alice on {}] password: ", far.target());
     daemon.answer(&question, "typo");
-    daemon.answer(&question, "secret");
+    daemon.answer(&question, "xyzzy-42");
     daemon.ready();
     for _ in 0..6 {
         daemon.works();
@@ -624,7 +639,7 @@ fn a_code_is_asked_for_each_time_and_only_for_who_waits() {
     let title = format!("[alice on {}]", far.target());
     let password = format!("{title} Password: ");
     let code = format!("{title} Verification code: ");
-    daemon.answer(&password, "secret");
+    daemon.answer(&password, "xyzzy-42");
     daemon.answer(&code, "0");
     daemon.ready();
     // That login is spare, and for the first client.

@@ -8,7 +8,7 @@ use tracing::{debug, info};
 use super::terminal::{Asker, Terminal};
 use crate::config;
 use crate::ssh::Credential;
-use crate::ssh::credential::{AgentKeys, LoadError, certify, load_certificate, load_identity};
+use crate::ssh::credential::{AgentKeys, LoadError, certify, load_identity};
 use crate::ssh::person::{Answer, Person};
 
 /// Keys that OpenSSH looks for, in its order.
@@ -39,8 +39,7 @@ pub(super) fn gather(
         credentials.extend(default_identities(&answer));
     }
     for path in certificates {
-        let label = path.display().to_string();
-        certify(&mut credentials, load_certificate(path)?, &label);
+        certify(&mut credentials, path)?;
     }
     credentials.push(Credential::Person(Arc::new(Person::new(answer))));
     Ok(credentials)

@@ -114,13 +114,17 @@ impl AgentKeys {
     }
 }
 
-/// Puts `certificate` among `credentials`, before the key that it is for: a key file of the list,
-/// or otherwise one of the agent of the environment.
-pub fn certify(credentials: &mut Vec<Credential>, certificate: Arc<Certificate>, label: &str) {
+/// Puts the certificate of the file `path` among `credentials`, before the key that it is for: a key
+/// file of the list, or otherwise one of the agent of the environment.
+///
+/// # Errors
+/// A [`LoadError`] when the file is no certificate, or there is neither its key nor an agent.
+pub fn certify(credentials: &mut Vec<Credential>, path: &Path) -> Result<(), LoadError> {
+    let certificate = load_certificate(path)?;
     let is_its_key = |key: &PublicKey| key.key_data() == certificate.public_key();
     let certified = credentials.iter().enumerate().find_map(|(at, credential)| {
         let certificate = Some(Arc::clone(&certificate));
-        let label = label.to_owned();
+        let label = path.display().to_string();
         let certified = match credential {
             Credential::Key { key, .. } if is_its_key(key.public_key()) => Credential::Key {
                 key: Arc::clone(key),
@@ -144,9 +148,12 @@ pub fn certify(credentials: &mut Vec<Credential>, certificate: Arc<Certificate>,
             credentials.insert(0, Credential::Agent(agent.certified(certificate)));
         }
         (None, None) => {
-            tracing::warn!(label, "nobody holds the key of this certificate");
+            return Err(LoadError::KeyMissing {
+                path: path.to_owned(),
+            });
         }
     }
+    Ok(())
 }
 
 impl fmt::Debug for Credential {

@@ -200,6 +200,34 @@ fn the_certificate_beside_a_key_is_offered_first() {
 }
 
 #[test]
+fn a_certificate_from_elsewhere_goes_before_its_key() {
+    let copy = Copy::of("user_cert");
+    let elsewhere = copy.path.with_file_name("certificate");
+    std::fs::rename(copy.path.with_file_name("user_cert-cert.pub"), &elsewhere).unwrap();
+    let other = Copy::of("ed25519");
+    let mut credentials = load(&other.path).unwrap();
+    credentials.extend(load(&copy.path).unwrap());
+    certify(&mut credentials, &elsewhere).unwrap();
+    let is_certified = |credential: &Credential| {
+        matches!(
+            credential,
+            Credential::Key {
+                certificate: Some(_),
+                ..
+            }
+        )
+    };
+    let certified: Vec<_> = credentials.iter().map(is_certified).collect();
+    assert_eq!(certified, [false, true, false]);
+
+    let no_certificate = certify(&mut credentials, &copy.path);
+    assert!(matches!(
+        no_certificate,
+        Err(LoadError::NotCertificate { .. })
+    ));
+}
+
+#[test]
 fn a_certificate_of_another_key_is_refused() {
     let copy = Copy::of("user_cert");
     let beside = copy.path.with_file_name("user_cert-cert.pub");

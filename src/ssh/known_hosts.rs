@@ -148,7 +148,7 @@ impl KnownHosts {
                 known: fingerprint(&known.line.key),
                 file: known.file.clone(),
                 line: known.number,
-                remedy: removal_of(&listed),
+                remedy: removal_of(&listed).into(),
             }));
         }
         // As OpenSSH: "checking without port identifier".

@@ -60,7 +60,7 @@ pub enum HostKeyError {
         /// Its line, counted from one.
         line: usize,
         /// The command that makes all files forget the host.
-        remedy: String,
+        remedy: Box<str>,
     },
     /// A trusted authority certified the key in a way that does not count.
     #[error(

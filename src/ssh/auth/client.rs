@@ -339,6 +339,8 @@ impl Client {
             return self.decline(Outcome::Declined);
         };
         let mut request = self.request("password");
+        // At once: a buffer that grows leaves its old bytes behind.
+        request.reserve_exact(1 + 4 + password.len());
         request.put_bool(false).put_string(password);
         // What somebody has typed counts as an answer, which may be another one next time.
         let is_typed = matches!(self.offers[offer], Offer::Password { retry: true });
@@ -357,7 +359,8 @@ impl Client {
         let Some(answers) = answers.filter(|answers| answers.len() == count) else {
             return self.decline(Outcome::Declined);
         };
-        let mut response = Vec::new();
+        let length: usize = answers.iter().map(|answer| 4 + answer.as_ref().len()).sum();
+        let mut response = Vec::with_capacity(1 + 4 + length);
         response
             .put_byte(msg::USERAUTH_INFO_RESPONSE)
             .put_uint32(answers.len() as u32);

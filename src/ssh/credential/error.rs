@@ -63,6 +63,12 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
+    /// The key of the certificate is nowhere.
+    #[error("the key of {path} is no identity, and there is no ssh-agent that could hold it")]
+    KeyMissing {
+        /// The certificate file.
+        path: PathBuf,
+    },
     /// The certificate beside the key is unusable.
     #[error("{path} is not a certificate of the key beside it")]
     BadCertificate {
@@ -95,6 +101,9 @@ impl LoadError {
                 "start one (`eval $(ssh-agent)`) and `ssh-add` the key, or name the private key"
                     .to_owned(),
             ),
+            Self::KeyMissing { .. } => {
+                Some("name the private key of the certificate with --identity as well".to_owned())
+            }
             Self::NotCertificate { path } | Self::BadCertificate { path } => Some(format!(
                 "look at it with `ssh-keygen -L -f {}`, or remove it",
                 quoted(path)

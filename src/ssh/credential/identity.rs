@@ -47,7 +47,6 @@ pub fn load_identity(path: &Path, answer: &Arc<dyn Answer>) -> Result<Vec<Creden
     }
     match decode(path, &text)? {
         Decoded::Open(key) if is_supported(&key.algorithm()) => {
-            let key = Arc::new(key);
             with_certificate(path, key.public_key(), |certificate, label| {
                 Credential::Key {
                     key: Arc::clone(&key),
@@ -90,8 +89,8 @@ pub fn load_certificate(path: &Path) -> Result<Arc<Certificate>, LoadError> {
 }
 
 /// What is in a private key file.
-pub(super) enum Decoded {
-    Open(PrivateKey),
+enum Decoded {
+    Open(Arc<PrivateKey>),
     /// It is encrypted; the public key, where it can be told.
     Locked(Option<PublicKey>),
 }
@@ -106,7 +105,7 @@ fn decode(path: &Path, text: &str) -> Result<Decoded, LoadError> {
             putty_public_key(text).or_else(|| public_beside(path)),
         )),
         pem::Encryption::None => match keys::decode_secret_key(text, None) {
-            Ok(key) => Ok(Decoded::Open(key)),
+            Ok(key) => Ok(Decoded::Open(Arc::new(key))),
             // OpenSSH's own format says so inside, beside the public key.
             Err(keys::Error::KeyIsEncrypted) => {
                 let key = PrivateKey::from_openssh(text).ok();
