@@ -77,8 +77,9 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "NAME", env = "SSMSHIM_USER")]
     pub(super) user: Option<String>,
 
-    /// Private key to log in with; may be repeated [default: ssh-agent, then a key pushed by EC2 Instance Connect,
-    /// then ~/.ssh/id_*]
+    /// Private key to log in with, or the public part of one that ssh-agent holds; may be repeated.
+    /// The other keys of ssh-agent follow, then one pushed by EC2 Instance Connect [default: ~/.ssh/id_*,
+    /// after those]
     #[arg(
         long,
         value_name = "FILE",
@@ -86,6 +87,16 @@ pub(super) struct ServeArgs {
         value_delimiter = ':'
     )]
     pub(super) identity: Vec<PathBuf>,
+
+    /// OpenSSH certificate of one of those keys, or of one of ssh-agent; may be repeated [default:
+    /// KEY-cert.pub beside each key]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SSMSHIM_CERTIFICATE",
+        value_delimiter = ':'
+    )]
+    pub(super) certificate: Vec<PathBuf>,
 
     /// Port of the target's sshd [default: 22]
     #[arg(long, value_name = "PORT", env = "SSMSHIM_SSH_PORT")]

@@ -23,6 +23,9 @@ pub struct File {
     /// Private keys; `~/` is the home directory.
     #[serde(default)]
     pub identity: Vec<PathBuf>,
+    /// OpenSSH certificates of those keys, or of keys of the agent.
+    #[serde(default)]
+    pub certificate: Vec<PathBuf>,
     /// Port of the target's sshd.
     pub ssh_port: Option<u16>,
     /// AWS profile.

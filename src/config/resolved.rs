@@ -61,6 +61,7 @@ pub struct Serve {
     /// None leaves it to the target's platform.
     pub user: Option<String>,
     pub identity: Vec<PathBuf>,
+    pub certificate: Vec<PathBuf>,
     pub ssh_port: u16,
     pub profile: Option<String>,
     pub region: Option<String>,
@@ -142,12 +143,18 @@ impl Serve {
         } else {
             said.identity
         };
+        let certificate = if said.certificate.is_empty() {
+            file.certificate
+        } else {
+            said.certificate
+        };
         let hold = said.hold_seconds.or(file.hold_seconds).unwrap_or(30);
         Ok(Self {
             target,
             listen,
             user: said.user.or(file.user),
             identity: identity.iter().map(|path| expand_home(path)).collect(),
+            certificate: certificate.iter().map(|path| expand_home(path)).collect(),
             ssh_port: said.ssh_port.or(file.ssh_port).unwrap_or(22),
             profile: said.profile.or(file.profile),
             region: said.region.or(file.region),

@@ -4,6 +4,8 @@ mod credentials;
 pub mod demo;
 mod instance_connect;
 mod journal;
+mod known_hosts;
+mod terminal;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,14 +19,14 @@ use tracing::warn;
 
 use self::instance_connect::InstanceConnect;
 use self::journal::{Journal, Place};
+use self::terminal::Terminal;
 use crate::aws::{self, Aws};
-use crate::config::{self, Serve, StrictHostKey};
+use crate::config::{self, Serve};
 use crate::relay;
 use crate::server::access::Rule;
 use crate::server::authorized_keys::{self, AuthorizedKeys};
 use crate::server::{self, ListenError, Server, host_key};
 use crate::ssh::credential;
-use crate::ssh::known_hosts::{KnownHosts, Mode};
 use crate::ssm::Ssm;
 use crate::target::{self, Machine};
 use crate::tunnel;
@@ -152,12 +154,6 @@ impl Daemon {
             access,
             limits: relay::Limits::default(),
         };
-        let mode = match config.strict_host_key {
-            StrictHostKey::Yes => Mode::Yes,
-            StrictHostKey::AcceptNew => Mode::AcceptNew,
-            StrictHostKey::Off => Mode::Off,
-        };
-        let known_hosts = vec![config.known_hosts.clone()];
         let aws = aws(config.profile.as_deref(), config.region.as_deref()).await?;
         let ssm = aws.ssm().clone();
         let ssm = match &config.ssmmessages_endpoint {
@@ -170,8 +166,14 @@ impl Daemon {
         let upstream = upstream::Options {
             login: Login {
                 users: users(config, &machine),
-                credentials: credentials::gather(&config.identity, InstanceConnect::of(&aws, &id))?,
-                verifier: Arc::new(KnownHosts::new(known_hosts, &id, mode)),
+                credentials: credentials::gather(
+                    &config.identity,
+                    &config.certificate,
+                    InstanceConnect::of(&aws, &id),
+                    Arc::new(Terminal::new()),
+                    &config.target,
+                )?,
+                verifier: Arc::new(known_hosts::of(config, &id)),
             },
             tunnel: tunnel::Options {
                 ssm: ssm.clone(),

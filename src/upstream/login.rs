@@ -11,7 +11,7 @@ use super::transport::Transport;
 use super::users::Users;
 use crate::ssh::auth::client::AuthenticationFailed;
 use crate::ssh::verifier::HostKeyVerifier;
-use crate::ssh::{self, ClientConfig, Connection, Credential, Phase};
+use crate::ssh::{self, Attendance, ClientConfig, Connection, Credential, Phase};
 use crate::tunnel::Tunnel;
 
 /// How long word of a refusal may take to get from one task to another.
@@ -28,44 +28,93 @@ pub struct Login {
 }
 
 impl Login {
-    /// Logs in as the first user that sshd accepts, on a stream for each: sshd does not let a client change
-    /// its mind about who it is.
+    /// Logs in as the first user that sshd accepts, on a stream for each: sshd does not let a client change its
+    /// mind about who it is. With `attendance`, somebody waits for that and may be asked.
+    ///
+    /// Until it is known who is accepted, keys are tried for all of them first: nobody is asked for the password of
+    /// a user who may not exist while another one is let in with a key.
     ///
     /// # Errors
     /// Why there is no transport: no sshd, a wrong key, or the tunnel went away.
-    pub(super) async fn run(&self, tunnel: &Tunnel) -> Result<Transport, Error> {
-        let _search = self.users.search().await;
-        let mut refused: Option<AuthenticationFailed> = None;
-        for user in self.users.in_order() {
-            match self.log_in_as(user, tunnel).await? {
+    pub(super) async fn run(
+        &self,
+        tunnel: &Tunnel,
+        attendance: Option<Attendance>,
+    ) -> Result<Transport, Error> {
+        let search = self.users.search().await;
+        let mut users = self.users.in_order();
+        let mut refused = Vec::new();
+        if search.is_some() {
+            let is_key = |credential: &&Credential| !credential.is_person();
+            let keys: Vec<_> = self.credentials.iter().filter(is_key).cloned().collect();
+            refused = match self.try_all(&users, &keys, tunnel, &attendance).await? {
+                Ok(transport) => return Ok(transport),
+                Err(refused) => refused,
+            };
+            let takes_answers = |user: &&str| {
+                let mut refused = refused.iter();
+                refused.any(|failed| failed.user == **user && failed.takes_answers())
+            };
+            users.retain(takes_answers);
+        }
+        let credentials = &self.credentials;
+        match self
+            .try_all(&users, credentials, tunnel, &attendance)
+            .await?
+        {
+            Ok(transport) => Ok(transport),
+            // Those who were tried last come first, for they were tried with everything.
+            Err(last) => Err(refusal(tunnel, last.into_iter().chain(refused))),
+        }
+    }
+
+    /// The first of `users` who is let in with `credentials`, or how each of them was refused. Nobody else is tried
+    /// after one for whom somebody would have to be asked.
+    async fn try_all(
+        &self,
+        users: &[&str],
+        credentials: &[Credential],
+        tunnel: &Tunnel,
+        attendance: &Option<Attendance>,
+    ) -> Result<Result<Transport, Vec<AuthenticationFailed>>, Error> {
+        let mut refused = Vec::new();
+        for user in users {
+            let credentials = credentials.to_vec();
+            let attendance = attendance.clone();
+            match self
+                .log_in_as(user, credentials, tunnel, attendance)
+                .await?
+            {
                 Ok(transport) => {
                     self.users.accepted(user);
-                    return Ok(transport);
+                    return Ok(Ok(transport));
                 }
-                Err(failed) => match &mut refused {
-                    Some(refused) => refused.others.push(failed.user),
-                    None => refused = Some(failed),
-                },
+                Err(failed) => {
+                    let is_enough = failed.needs_person();
+                    refused.push(failed);
+                    if is_enough {
+                        break;
+                    }
+                }
             }
         }
-        let source = refused.map_or(ssh::Error::Ended, ssh::Error::from);
-        Err(Error::Login {
-            target: tunnel.target().to_owned(),
-            source: Arc::new(source),
-        })
+        Ok(Err(refused))
     }
 
     /// Opens a stream to sshd and logs in on it; the inner error is a refusal of all credentials.
     async fn log_in_as(
         &self,
         user: &str,
+        credentials: Vec<Credential>,
         tunnel: &Tunnel,
+        attendance: Option<Attendance>,
     ) -> Result<Result<Transport, AuthenticationFailed>, Error> {
         let mut refusals = tunnel.refusals();
         let refused_before = *refusals.borrow_and_update();
         let stream = tunnel.open().await?;
         let config = ClientConfig {
-            credentials: self.credentials.clone(),
+            credentials,
+            attendance,
             ..ClientConfig::new(user, Arc::clone(&self.verifier))
         };
         match Connection::connect(stream, config).await {
@@ -73,7 +122,7 @@ impl Login {
                 debug!(user, sshd = transport.peer_version(), "logged in");
                 Ok(Ok(Transport::new(transport)))
             }
-            Err(ssh::Error::AuthenticationFailed(failed)) => Ok(Err(failed)),
+            Err(ssh::Error::AuthenticationFailed(failed)) => Ok(Err(*failed)),
             Err(error) => {
                 let target = tunnel.target().to_owned();
                 let was_early = matches!(
@@ -95,5 +144,25 @@ impl Login {
                 })
             }
         }
+    }
+}
+
+/// What is told of the refusals: the first, and who else was tried.
+fn refusal(tunnel: &Tunnel, refused: impl IntoIterator<Item = AuthenticationFailed>) -> Error {
+    let mut refused = refused.into_iter();
+    let source = match refused.next() {
+        Some(mut first) => {
+            for other in refused {
+                if other.user != first.user && !first.others.contains(&other.user) {
+                    first.others.push(other.user);
+                }
+            }
+            ssh::Error::from(Box::new(first))
+        }
+        None => ssh::Error::Ended,
+    };
+    Error::Login {
+        target: tunnel.target().to_owned(),
+        source: Arc::new(source),
     }
 }

@@ -47,6 +47,7 @@ fn overrides(arguments: ServeArgs) -> Overrides {
             listen: arguments.listen,
             user: arguments.user,
             identity: arguments.identity,
+            certificate: arguments.certificate,
             ssh_port: arguments.ssh_port,
             profile: arguments.profile,
             region: arguments.region,
