@@ -52,12 +52,14 @@ fn json(body: &str) -> String {
     )
 }
 
-/// The API's answers, which lead the session to `stream_url`.
+/// The API's answers, which lead the session to `stream_url`. Asked about the target, it says in the same answer
+/// that it is online.
 fn granting(stream_url: String) -> impl Fn(&str) -> String + Clone + Send + 'static {
     move |_| {
         json(&format!(
             "{{\"SessionId\":\"test-0123456789abcdef0\",\"TokenValue\":\"token-value\",\
-             \"StreamUrl\":\"{stream_url}\"}}"
+             \"StreamUrl\":\"{stream_url}\",\
+             \"InstanceInformationList\":[{{\"InstanceId\":\"i-0123456789abcdef0\",\"PingStatus\":\"Online\"}}]}}"
         ))
     }
 }
