@@ -239,6 +239,22 @@ fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
 }
 
 #[test]
+fn a_search_ends_when_nobody_wants_it_any_more() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    // Takes connections, and says nothing.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("http://{}", silent.local_addr().expect("it is bound"));
+    let mut environment = aws_environment(&endpoint);
+    environment.push(("SSMSHIM_LISTEN".into(), "127.0.0.1:0".into()));
+    let mut daemon = Daemon::launch(directory.path(), &["serve", "web"], &environment);
+    let _asked = silent.accept().expect("it asks");
+    daemon.signal(rustix::process::Signal::INT);
+    let (code, took) = daemon.wait();
+    assert_eq!(code, 0, "{}", daemon.stderr());
+    assert!(took < std::time::Duration::from_secs(5), "{took:?}");
+}
+
+#[test]
 fn targets_are_listed_for_people_and_for_programs() {
     let fleet = Fleet::start();
     let table = fleet.run(&["targets"], "");

@@ -32,7 +32,12 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
         Err(error) => return fail(output, &error, None),
     };
     output.say(&format!("reaching {} …", config.target));
-    let daemon = match Daemon::serve(&config).await {
+    // Looking for the target may take its time.
+    let served = tokio::select! {
+        served = Daemon::serve(&config) => served,
+        () = signals.next() => return Exit::Done,
+    };
+    let daemon = match served {
         Ok(daemon) => daemon,
         Err(error) => return fail(output, &error, error.hint().as_deref()),
     };
