@@ -22,7 +22,7 @@ use common::sshd::{Sshd, make_key};
 use common::world::user;
 use common::{have, until};
 use russh::keys::PrivateKey;
-use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Response, Session};
+use russh::server::{Auth, ChannelOpenHandle, Handler, Msg, Response, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId, MethodKind, MethodSet};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -36,12 +36,21 @@ struct Far {
 
 impl Far {
     fn new(start: impl FnOnce(&Path) -> u16) -> Self {
+        Self::with_machine(r#"{ "id": "i-0123456789abcdef0" }"#, start)
+    }
+
+    /// Tells of `machine` what its JSON says.
+    fn with_machine(machine: &str, start: impl FnOnce(&Path) -> u16) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("ssmshim-")
             .tempdir()
             .expect("a temporary directory");
+        let machines = directory.path().join("machines.json");
+        fs::write(&machines, format!("[{machine}]")).expect("our own directory");
+        let machines = machines.display().to_string();
         let aws = directory.path().join("aws");
-        let emulator = Daemon::start(&aws, &["emulator", "--pacing", "off"], &[]);
+        let arguments = ["emulator", "--pacing", "off", "--instances", &machines];
+        let emulator = Daemon::start(&aws, &arguments, &[]);
         let port = start(directory.path());
         Self {
             directory,
@@ -459,7 +468,7 @@ fn host_keys_are_known_from_the_files_of_openssh() {
 }
 
 /// A russh server in a thread of its own: password `xyzzy-42` alone, or asked for
-/// with a code that goes up with each use.
+/// with a code that goes up with each use. With the password alone, some users may have a key.
 struct Foreign {
     port: u16,
     state: Arc<State>,
@@ -468,6 +477,8 @@ struct Foreign {
 
 #[derive(Default)]
 struct State {
+    /// Who is let in with any key.
+    with_key: Option<String>,
     /// Codes accepted.
     codes: AtomicUsize,
     /// Logins begun with a password or with answers.
@@ -482,15 +493,19 @@ struct Login {
 
 impl Foreign {
     fn start(wants_code: bool) -> Self {
-        let state = Arc::new(State::default());
         let methods = if wants_code {
             MethodKind::KeyboardInteractive
         } else {
             MethodKind::Password
         };
+        Self::start_with(&[methods], State::default())
+    }
+
+    fn start_with(methods: &[MethodKind], state: State) -> Self {
+        let state = Arc::new(state);
         let config = Arc::new(russh::server::Config {
             keys: vec![PrivateKey::from_openssh(include_str!("../keys/host_cert")).expect("a key")],
-            methods: MethodSet::from(&[methods][..]),
+            methods: MethodSet::from(methods),
             auth_rejection_time: std::time::Duration::ZERO,
             inactivity_timeout: None,
             ..Default::default()
@@ -537,6 +552,18 @@ impl Foreign {
 
 impl Handler for Login {
     type Error = russh::Error;
+
+    async fn auth_publickey(
+        &mut self,
+        user: &str,
+        _key: VerifiedPublicKey<'_>,
+    ) -> Result<Auth, Self::Error> {
+        Ok(if self.state.with_key.as_deref() == Some(user) {
+            Auth::Accept
+        } else {
+            Auth::reject()
+        })
+    }
 
     async fn auth_password(&mut self, _user: &str, password: &str) -> Result<Auth, Self::Error> {
         self.state.begun.fetch_add(1, Ordering::Relaxed);
@@ -668,4 +695,50 @@ fn a_code_is_asked_for_each_time_and_only_for_who_waits() {
     daemon.answer(&code, "2");
     let said = common::process::read_until(ssh.take_stdout(), "fourth");
     assert!(said.is_some(), "{}", ssh.stderr());
+}
+
+/// A machine where whoever runs the test is tried first and `ubuntu` then, for it is not EC2's, and a server that
+/// takes passwords, and any key of `with_key`.
+fn elsewhere(with_key: Option<String>) -> (Far, Foreign, PathBuf) {
+    let state = State {
+        with_key,
+        ..State::default()
+    };
+    let foreign = Foreign::start_with(&[MethodKind::PublicKey, MethodKind::Password], state);
+    let machine = r#"{ "id": "mi-0123456789abcdef0", "details": { "platform_name": "Ubuntu" } }"#;
+    let far = Far::with_machine(machine, |_| foreign.port);
+    let identity = far.directory.path().join("key");
+    make_key(&identity);
+    (far, foreign, identity)
+}
+
+#[test]
+fn nobody_is_asked_while_another_user_is_let_in_with_a_key() {
+    if !have("ssh") {
+        return;
+    }
+    let (far, foreign, identity) = elsewhere(Some("ubuntu".to_owned()));
+    let identity = identity.display().to_string();
+    let mut daemon = far.serve(&["--identity", &identity]);
+    let shown = daemon.expect("ready: ");
+    assert!(!shown.contains("password"), "{shown}");
+    assert_eq!(foreign.state.begun.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn the_likeliest_user_is_asked_about_when_no_key_is_accepted() {
+    if !have("ssh") {
+        return;
+    }
+    let (far, _foreign, identity) = elsewhere(None);
+    let identity = identity.display().to_string();
+    let mut daemon = far.serve(&["--identity", &identity]);
+    let question = format!("[{} on {}] password: ", user(), far.target());
+    daemon.answer(&question, "xyzzy-42");
+    daemon.ready();
+    for _ in 0..3 {
+        daemon.works();
+    }
+    let screen = daemon.terminal().screen();
+    assert!(!screen.contains("password"), "{screen}");
 }
