@@ -1,5 +1,7 @@
 //! Answers of the service and of the network, each sorted by what is to be done about it.
 
+use std::error::Error as _;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -7,6 +9,8 @@ use aws_config::Region;
 use aws_config::identity::IdentityCache;
 
 use super::*;
+use crate::net;
+use crate::ssm::Disposition;
 
 /// A configuration for a service on this computer.
 pub(in crate::ssm) fn sdk_config(endpoint: &str) -> SdkConfig {
