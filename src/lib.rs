@@ -19,8 +19,11 @@
 //! | [`relay`] | local connection and upstream transport joined message by message; observer, queues |
 //! | [`upstream`] | the target: warm pool of authenticated SSH transports over one tunnel |
 //! | [`tunnel`] | SSM session + data channel + smux as plain byte streams |
+//! | [`target`] | a name, an address or a tag made into one machine that can be reached |
+//! | [`aws`] | signed calls beyond SSM sessions: which machines there are, who we are |
 //! | [`smux`] | smux v1: many streams over one byte stream |
 //! | [`ssm`] | Session Manager: API calls, WebSocket, and the reliability protocol in `ssm::protocol` |
+//! | [`net`] | the way out: proxies, TCP, TLS, and the SDK's HTTP client on them |
 //! | [`ssh`] | SSH transport and authentication, both roles; above it, messages 80 and up |
 //! | [`sshd`] | an embedded SSH server, used by `demo` and `emulator` |
 //! | [`emulator`] | a local Session Manager: API, message gateway, agent |
@@ -29,12 +32,14 @@
 //!
 //! Dependencies point down only:
 //! `cli > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
-//! `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
+//! `cli, daemon > target > aws > ssm > net`; `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
 
+pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod emulator;
+pub mod net;
 pub mod peer;
 pub mod relay;
 mod report;
@@ -43,6 +48,7 @@ pub mod smux;
 pub mod ssh;
 pub mod sshd;
 pub mod ssm;
+pub mod target;
 pub mod telemetry;
 pub mod tunnel;
 pub mod upstream;

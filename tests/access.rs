@@ -127,21 +127,25 @@ fn a_new_host_key_is_remembered_and_a_changed_one_refused() {
     restart(&mut world, &["--strict-host-key", "yes"]);
     world.ssh(&[], "true").ok();
 
-    // Another one, at the same target, is not.
+    // Another one, at the same target and port, is not.
     world.daemon = None;
-    let directory = world.path("other-sshd");
-    let Some(mut other) = common::sshd::Sshd::start(&directory) else {
-        return;
-    };
     let Some(first) = world.sshd.take() else {
         return;
     };
+    let (port, identity) = (first.port, first.identity.clone());
+    // Frees the port.
+    drop(first);
+    let directory = world.path("other-sshd");
+    let same_port = format!("Port {port}");
+    let Some(mut other) = common::sshd::Sshd::start_with(&directory, &same_port) else {
+        return;
+    };
     std::fs::copy(
-        first.identity.with_extension("pub"),
+        identity.with_extension("pub"),
         directory.join("authorized_keys"),
     )
     .expect("our own directory");
-    other.identity.clone_from(&first.identity);
+    (other.port, other.identity) = (port, identity);
     world.sshd = Some(std::sync::Arc::new(other));
     for mode in ["yes", "accept-new"] {
         let mut daemon = launch(&world, &["--strict-host-key", mode], false);

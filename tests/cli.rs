@@ -184,7 +184,7 @@ fn a_dead_service_does_not_hold_the_end() {
 fn without_json_stdout_is_empty_and_stderr_says_what_to_type() {
     for (command, words) in [
         ("demo", "ssh  -p"),
-        ("emulator", "AWS_ENDPOINT_URL_SSM=http://127.0.0.1:"),
+        ("emulator", "AWS_ENDPOINT_URL=http://127.0.0.1:"),
     ] {
         let home = tempfile::tempdir().expect("a temporary directory");
         let mut daemon = Daemon::launch(home.path(), &[command, "--listen", "127.0.0.1:0"], &[]);

@@ -67,7 +67,8 @@ impl Frame {
 const HANDSHAKE: &str = r#"{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":"SessionType",
 "ActionParameters":{"SessionType":"Port","Properties":{"portNumber":"22","type":"LocalPortForwarding"}}}]}"#;
 
-/// An endpoint that grants every session and leads it to `gateway`; returns its URL.
+/// An endpoint that grants every session and leads it to `gateway`; returns its URL. Asked about the target, it
+/// says in the same answer that it is online.
 fn service(gateway: u16) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
     let port = listener.local_addr().expect("a bound socket").port();
@@ -77,7 +78,9 @@ fn service(gateway: u16) -> String {
                 while read_request(&mut socket) {
                     let body = format!(
                         "{{\"SessionId\":\"test-0123456789abcdef0\",\"TokenValue\":\"token\",\
-                         \"StreamUrl\":\"ws://127.0.0.1:{gateway}/v1/data-channel/test\"}}"
+                         \"StreamUrl\":\"ws://127.0.0.1:{gateway}/v1/data-channel/test\",\
+                         \"InstanceInformationList\":[{{\"InstanceId\":\"i-0123456789abcdef0\",\
+                         \"PingStatus\":\"Online\"}}]}}"
                     );
                     let answer = format!(
                         "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\n\

@@ -15,6 +15,8 @@ const MAP: &[(&str, &[&str])] = &[
         "cli",
         &[
             "daemon",
+            "target",
+            "aws",
             "config",
             "telemetry",
             "emulator",
@@ -25,6 +27,7 @@ const MAP: &[(&str, &[&str])] = &[
             "tunnel",
             "smux",
             "ssm",
+            "net",
             "ssh",
             "report",
         ],
@@ -32,8 +35,8 @@ const MAP: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "config", "emulator", "sshd", "server", "relay", "upstream", "tunnel", "smux", "ssm",
-            "ssh", "report",
+            "target", "aws", "config", "emulator", "sshd", "server", "relay", "upstream", "tunnel",
+            "smux", "ssm", "net", "ssh", "report",
         ],
     ),
     (
@@ -48,11 +51,14 @@ const MAP: &[(&str, &[&str])] = &[
         "emulator",
         &["ssm::protocol", "smux", "sshd", "report", "peer"],
     ),
+    ("target", &["aws", "report"]),
+    ("aws", &["ssm"]),
     ("sshd", &["ssh", "report"]),
     ("smux", &[]),
-    ("ssm", &[]),
+    ("ssm", &["net"]),
+    ("net", &[]),
     ("ssh", &[]),
-    ("config", &[]),
+    ("config", &["net"]),
     ("telemetry", &[]),
     ("report", &[]),
     ("peer", &[]),
@@ -85,6 +91,10 @@ const PURE: &[&str] = &[
     "relay::observer",
     "relay::pair",
     "relay::queue",
+    "net::destination",
+    "net::bypass",
+    "net::proxy",
+    "net::proxies",
 ];
 
 /// Where a core names a clock all the same: a constructor that drivers call, and the reason is said there.

@@ -11,9 +11,9 @@ use russh::server::{Auth, Response, VerifiedPublicKey};
 use russh::{MethodKind, MethodSet};
 use ssmshim::server::access::{Keys, Owner};
 use ssmshim::server::authorized_keys::AuthorizedKeys;
-use ssmshim::ssh::auth::client::{Outcome, Questions};
-use ssmshim::ssh::credential::{Answer, Answers};
+use ssmshim::ssh::auth::client::Outcome;
 use ssmshim::ssh::host_key::HostKey;
+use ssmshim::ssh::person::{Answer, Answers, Inquiry, Person, Unanswered};
 use ssmshim::ssh::{ClientConfig, Connection, Credential, Error, PinnedKey, ServerConfig};
 use tokio::io::duplex;
 use zeroize::Zeroizing;
@@ -80,24 +80,23 @@ impl russh::server::Handler for Login {
     }
 }
 
-/// Answers by the question.
-struct Person {
+/// Answers by the question; knows no password.
+struct Somebody {
     code: &'static str,
 }
 
-impl Answer for Person {
-    fn answer<'a>(&'a self, questions: &'a Questions) -> Answers<'a> {
-        assert_eq!(questions.name, "two factors");
-        let answers = questions.prompts.iter().map(|prompt| {
+impl Answer for Somebody {
+    fn answer<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> Answers<'a> {
+        let answers = inquiry.questions.prompts.iter().map(|prompt| {
             let answer = match (prompt.text.as_str(), prompt.echo) {
                 ("Colour: ", true) => "blue",
                 ("Code: ", false) => self.code,
-                other => panic!("{other:?}"),
+                _ => return Err(Unanswered::GaveUp),
             };
-            Zeroizing::new(answer.to_owned())
+            Ok(Zeroizing::new(answer.to_owned()))
         });
         let answers = answers.collect();
-        Box::pin(async move { Some(answers) })
+        Box::pin(async move { answers })
     }
 }
 
@@ -126,7 +125,7 @@ fn password(password: &str) -> Credential {
 }
 
 fn person(code: &'static str) -> Credential {
-    Credential::KeyboardInteractive(Arc::new(Person { code }))
+    Credential::Person(Arc::new(Person::new(Arc::new(Somebody { code }))))
 }
 
 fn key(text: &str) -> Credential {

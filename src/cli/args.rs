@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::config::{Access, StrictHostKey};
 use crate::emulator::fault::Plan;
 use crate::emulator::{Pacing, Resend};
+use crate::net::Destination;
 use crate::telemetry;
 
 /// A local SSH server that fronts AWS Systems Manager Session Manager.
@@ -47,6 +48,8 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Serve this very machine through an emulated Session Manager: no account, no configuration
     Demo(DemoArgs),
+    /// List the machines that can be reached
+    Targets(TargetsArgs),
     /// Run the emulated Session Manager alone
     Emulator(EmulatorArgs),
 }
@@ -61,7 +64,8 @@ pub(super) struct OutputArgs {
 
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
-    /// The managed machine to reach: i-… or mi-…
+    /// The machine to reach: an id (i-…, mi-…, ecs:…), a name, tag:Key=Value, a private address, or an alias of
+    /// the configuration; asked for when missing on a terminal
     #[arg(env = "SSMSHIM_TARGET")]
     pub(super) target: Option<String>,
 
@@ -69,11 +73,13 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "ADDR:PORT", env = "SSMSHIM_LISTEN")]
     pub(super) listen: Option<SocketAddr>,
 
-    /// User to log in as on the target [default: the name of the current user]
+    /// User to log in as on the target [default: what its platform's images have, then the current user]
     #[arg(long, value_name = "NAME", env = "SSMSHIM_USER")]
     pub(super) user: Option<String>,
 
-    /// Private key to log in with; may be repeated [default: ssh-agent, then ~/.ssh/id_*]
+    /// Private key to log in with, or the public part of one that ssh-agent holds; may be repeated.
+    /// The other keys of ssh-agent follow, then one pushed by EC2 Instance Connect [default: ~/.ssh/id_*,
+    /// after those]
     #[arg(
         long,
         value_name = "FILE",
@@ -81,6 +87,16 @@ pub(super) struct ServeArgs {
         value_delimiter = ':'
     )]
     pub(super) identity: Vec<PathBuf>,
+
+    /// OpenSSH certificate of one of those keys, or of one of ssh-agent; may be repeated [default:
+    /// KEY-cert.pub beside each key]
+    #[arg(
+        long,
+        value_name = "FILE",
+        env = "SSMSHIM_CERTIFICATE",
+        value_delimiter = ':'
+    )]
+    pub(super) certificate: Vec<PathBuf>,
 
     /// Port of the target's sshd [default: 22]
     #[arg(long, value_name = "PORT", env = "SSMSHIM_SSH_PORT")]
@@ -93,6 +109,10 @@ pub(super) struct ServeArgs {
     /// AWS region to use
     #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
     pub(super) region: Option<String>,
+
+    /// Where the data channel is opened instead of at AWS's public host: a VPC endpoint's URL
+    #[arg(long, value_name = "URL", env = "SSMSHIM_SSMMESSAGES_ENDPOINT")]
+    pub(super) ssmmessages_endpoint: Option<Destination>,
 
     /// Who may log in here: processes of the owner, or holders of listed keys [default: owner]
     #[arg(long, env = "SSMSHIM_ACCESS")]
@@ -131,6 +151,28 @@ pub(super) struct ServeArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct TargetsArgs {
+    /// Show only machines with this in their id, name or address, or with the tag tag:Key=Value
+    pub(super) filter: Option<String>,
+
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+
+    /// AWS profile to use
+    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
+    pub(super) profile: Option<String>,
+
+    /// AWS region to use
+    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
+    pub(super) region: Option<String>,
+
+    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct DemoArgs {
     /// Address to listen on
     #[arg(
@@ -153,6 +195,14 @@ pub(super) struct EmulatorArgs {
     /// Loopback address to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8022")]
     pub(super) listen: SocketAddr,
+
+    /// The machines, as a JSON list [default: one, which is this machine]
+    #[arg(long, value_name = "FILE")]
+    pub(super) instances: Option<PathBuf>,
+
+    /// Where keys pushed by EC2 Instance Connect are kept for a minute: AuthorizedKeysFile DIR/%u
+    #[arg(long, value_name = "DIR")]
+    pub(super) pushed_keys: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,

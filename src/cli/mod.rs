@@ -4,6 +4,7 @@ mod args;
 mod commands;
 mod exit;
 mod output;
+mod table;
 
 use std::process::ExitCode;
 
@@ -24,6 +25,7 @@ pub fn main() -> ExitCode {
     let output = Output::new(match &cli.command {
         Command::Serve(arguments) => arguments.output.json,
         Command::Demo(arguments) => arguments.output.json,
+        Command::Targets(arguments) => arguments.json,
         Command::Emulator(arguments) => arguments.output.json,
     });
     run(cli, output).into()
@@ -51,6 +53,7 @@ fn run(cli: Cli, output: Output) -> Exit {
         match cli.command {
             Command::Serve(arguments) => commands::serve::run(*arguments, output).await,
             Command::Demo(arguments) => commands::demo::run(arguments, output).await,
+            Command::Targets(arguments) => commands::targets::run(arguments, output).await,
             Command::Emulator(arguments) => commands::emulator::run(arguments, output).await,
         }
     });

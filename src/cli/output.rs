@@ -1,6 +1,6 @@
 //! The only place that prints: stdout is data, stderr is for people.
 
-use std::io::Write;
+use std::io::{IsTerminal as _, Write};
 use std::net::SocketAddr;
 
 use serde::Serialize;
@@ -75,6 +75,27 @@ impl Output {
         if !self.json {
             print_stderr(text);
         }
+    }
+
+    /// Prints data on stdout, in whole lines. A reader that has gone away has seen enough.
+    pub(super) fn data(self, text: &str) {
+        let mut stdout = std::io::stdout().lock();
+        let _gone = stdout
+            .write_all(text.as_bytes())
+            .and_then(|()| stdout.flush());
+    }
+
+    /// Asks the person at the terminal something; the answer comes on the same line.
+    pub(super) fn ask(self, question: &str) {
+        let mut stderr = std::io::stderr().lock();
+        let _gone = stderr
+            .write_all(question.as_bytes())
+            .and_then(|()| stderr.flush());
+    }
+
+    /// Whether somebody is there to be asked.
+    pub(super) fn is_interactive(self) -> bool {
+        !self.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
     }
 
     /// Tells an error and what to do about it, in both modes.

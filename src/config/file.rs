@@ -1,5 +1,6 @@
 //! The configuration file as it is written.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -7,6 +8,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::resolved::{Access, StrictHostKey};
+use crate::net::Destination;
 
 /// `config.toml`: every key optional, unknown keys are errors. `examples/config.toml` shows them all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -21,12 +23,17 @@ pub struct File {
     /// Private keys; `~/` is the home directory.
     #[serde(default)]
     pub identity: Vec<PathBuf>,
+    /// OpenSSH certificates of those keys, or of keys of the agent.
+    #[serde(default)]
+    pub certificate: Vec<PathBuf>,
     /// Port of the target's sshd.
     pub ssh_port: Option<u16>,
     /// AWS profile.
     pub profile: Option<String>,
     /// AWS region.
     pub region: Option<String>,
+    /// What takes the place of scheme, host and port in every StreamUrl.
+    pub ssmmessages_endpoint: Option<Destination>,
     /// Who may log in at the local endpoint.
     pub access: Option<Access>,
     /// Keys of those who may, with `access = "keys"`.
@@ -39,6 +46,30 @@ pub struct File {
     pub strict_host_key: Option<StrictHostKey>,
     /// Seconds that a client waits for the target.
     pub hold_seconds: Option<u64>,
+    /// Names of one's own for targets: `[targets.NAME]`.
+    #[serde(default)]
+    pub targets: BTreeMap<String, Alias>,
+}
+
+/// `[targets.NAME]`: a target under a name of one's own, and what is different there.
+///
+/// What it says wins over the rest of the file, and not over flags and environment.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Alias {
+    /// The machine, in any form that a target has; not another alias.
+    pub target: String,
+    /// User on it.
+    pub user: Option<String>,
+    /// Private keys for it; `~/` is the home directory.
+    #[serde(default)]
+    pub identity: Vec<PathBuf>,
+    /// Port of its sshd.
+    pub ssh_port: Option<u16>,
+    /// AWS profile to reach it with.
+    pub profile: Option<String>,
+    /// AWS region that it is in.
+    pub region: Option<String>,
 }
 
 /// A configuration file that cannot be used.
@@ -95,6 +126,28 @@ mod tests {
     fn unknown_keys_are_errors() {
         let error = File::parse("lisen = \"127.0.0.1:22\"").unwrap_err();
         assert!(error.to_string().contains("lisen"), "{error}");
+    }
+
+    #[test]
+    fn an_endpoint_is_a_url_without_a_path() {
+        let file = File::parse("ssmmessages_endpoint = \"https://vpce-1.example\"").unwrap();
+        let endpoint = file.ssmmessages_endpoint.unwrap();
+        assert_eq!(endpoint.to_string(), "https://vpce-1.example:443");
+        for url in ["vpce-1.example", "https://vpce-1.example/path"] {
+            assert!(File::parse(&format!("ssmmessages_endpoint = \"{url}\"")).is_err());
+        }
+    }
+
+    #[test]
+    fn an_alias_needs_a_target_and_knows_its_keys() {
+        let file = File::parse("[targets.web]\ntarget = \"i-1\"\nuser = \"admin\"").unwrap();
+        assert_eq!(file.targets["web"].user.as_deref(), Some("admin"));
+        for wrong in [
+            "[targets.web]\nuser = \"x\"",
+            "[targets.web]\ntarget = \"x\"\nlisten = \"y\"",
+        ] {
+            assert!(File::parse(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -3,6 +3,6 @@
 mod file;
 mod resolved;
 
-pub use file::{Error, File};
-pub use resolved::{Access, Overrides, Serve, StrictHostKey, UsageError};
-pub(crate) use resolved::{check_listen, home, state_directory};
+pub use file::{Alias, Error, File};
+pub use resolved::{Access, Account, Overrides, Serve, StrictHostKey, UsageError};
+pub(crate) use resolved::{check_listen, home, own_user, state_directory};

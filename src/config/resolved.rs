@@ -10,6 +10,7 @@ use serde::Deserialize;
 use thiserror::Error;
 
 use super::file::{self, File};
+use crate::net::Destination;
 
 /// Who may log in at the local endpoint.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum, Deserialize)]
@@ -57,11 +58,14 @@ pub struct Overrides {
 pub struct Serve {
     pub target: String,
     pub listen: SocketAddr,
-    pub user: String,
+    /// None leaves it to the target's platform.
+    pub user: Option<String>,
     pub identity: Vec<PathBuf>,
+    pub certificate: Vec<PathBuf>,
     pub ssh_port: u16,
     pub profile: Option<String>,
     pub region: Option<String>,
+    pub ssmmessages_endpoint: Option<Destination>,
     pub access: Access,
     pub authorized_keys: PathBuf,
     pub host_key: PathBuf,
@@ -95,9 +99,11 @@ impl UsageError {
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::File(_) => "examples/config.toml shows every key".into(),
-            Self::NoTarget => "ssmshim serve i-0123456789abcdef0, or `target = …` in the \
-                configuration; without an AWS account: ssmshim demo"
-                .into(),
+            Self::NoTarget => {
+                "ssmshim serve i-0123456789abcdef0, or a name that `ssmshim targets` shows, or \
+                `target = …` in the configuration; without an AWS account: ssmshim demo"
+                    .into()
+            }
             Self::NotLoopback(address) => format!(
                 "--listen 127.0.0.1:{0}; if other machines are meant to connect: \
                  --listen {address} --access keys --allow-remote-clients",
@@ -118,16 +124,14 @@ impl Serve {
     /// # Errors
     /// See [`UsageError`].
     pub fn resolve(overrides: Overrides) -> Result<Self, UsageError> {
-        let file = match (&overrides.config, default_config_path()) {
-            (Some(path), _) => File::load(path)?,
-            (None, Some(path)) if path.exists() => File::load(&path)?,
-            (None, _) => File::default(),
-        };
+        let file = overrides.load_file()?;
         Self::merge(overrides, file)
     }
 
-    fn merge(overrides: Overrides, file: File) -> Result<Self, UsageError> {
+    fn merge(overrides: Overrides, mut file: File) -> Result<Self, UsageError> {
         let said = overrides.values;
+        let wanted = said.target.or(file.target.take());
+        let target = file.follow(wanted.ok_or(UsageError::NoTarget)?);
         let access = said.access.or(file.access).unwrap_or_default();
         let listen = said
             .listen
@@ -139,19 +143,22 @@ impl Serve {
         } else {
             said.identity
         };
+        let certificate = if said.certificate.is_empty() {
+            file.certificate
+        } else {
+            said.certificate
+        };
         let hold = said.hold_seconds.or(file.hold_seconds).unwrap_or(30);
         Ok(Self {
-            target: said.target.or(file.target).ok_or(UsageError::NoTarget)?,
+            target,
             listen,
-            user: said
-                .user
-                .or(file.user)
-                .or_else(|| std::env::var("USER").ok())
-                .unwrap_or_else(|| "root".into()),
+            user: said.user.or(file.user),
             identity: identity.iter().map(|path| expand_home(path)).collect(),
+            certificate: certificate.iter().map(|path| expand_home(path)).collect(),
             ssh_port: said.ssh_port.or(file.ssh_port).unwrap_or(22),
             profile: said.profile.or(file.profile),
             region: said.region.or(file.region),
+            ssmmessages_endpoint: said.ssmmessages_endpoint.or(file.ssmmessages_endpoint),
             access,
             authorized_keys: match said.authorized_keys.or(file.authorized_keys) {
                 Some(path) => expand_home(&path),
@@ -172,6 +179,64 @@ impl Serve {
             hold: Duration::from_secs(hold),
         })
     }
+}
+
+impl Overrides {
+    /// The file that was named, or the usual one if it is there.
+    fn load_file(&self) -> Result<File, file::Error> {
+        match (&self.config, default_config_path()) {
+            (Some(path), _) => File::load(path),
+            (None, Some(path)) if path.exists() => File::load(&path),
+            (None, _) => Ok(File::default()),
+        }
+    }
+}
+
+impl File {
+    /// What `wanted` stands for if it is an alias, whose other keys then take the place of the file's.
+    fn follow(&mut self, wanted: String) -> String {
+        let Some(alias) = self.targets.remove(&wanted) else {
+            return wanted;
+        };
+        self.user = alias.user.or(self.user.take());
+        self.ssh_port = alias.ssh_port.or(self.ssh_port);
+        self.profile = alias.profile.or(self.profile.take());
+        self.region = alias.region.or(self.region.take());
+        if !alias.identity.is_empty() {
+            self.identity = alias.identity;
+        }
+        alias.target
+    }
+}
+
+/// Whom to ask at AWS, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of `File`")]
+pub struct Account {
+    pub profile: Option<String>,
+    pub region: Option<String>,
+}
+
+impl Account {
+    /// Puts flags, environment and file together; a target is not needed.
+    ///
+    /// # Errors
+    /// [`UsageError::File`].
+    pub fn resolve(overrides: &Overrides) -> Result<Self, UsageError> {
+        let file = overrides.load_file()?;
+        let said = &overrides.values;
+        Ok(Self {
+            profile: said.profile.clone().or(file.profile),
+            region: said.region.clone().or(file.region),
+        })
+    }
+}
+
+/// The name of the current user.
+pub(crate) fn own_user() -> String {
+    let name = std::env::var("USER").ok();
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "root".into())
 }
 
 /// Whether listening on `listen` is what a careful person would mean.
@@ -243,7 +308,10 @@ mod tests {
         };
         let serve = Serve::merge(overrides, file).unwrap();
         assert_eq!(serve.target, "i-1");
-        assert_eq!((serve.ssh_port, serve.user.as_str()), (2022, "admin"));
+        assert_eq!(
+            (serve.ssh_port, serve.user.as_deref()),
+            (2022, Some("admin"))
+        );
         assert_eq!(serve.listen, "127.0.0.1:2222".parse().unwrap());
         assert_eq!(serve.strict_host_key, StrictHostKey::AcceptNew);
     }
@@ -262,6 +330,41 @@ mod tests {
         ));
         assert!(check(Access::Keys, true).is_ok());
         assert!(check_listen("[::1]:1".parse().unwrap(), Access::Owner, false).is_ok());
+    }
+
+    #[test]
+    fn an_alias_wins_over_its_file_and_not_over_flags() {
+        let text = "target = \"web\"\nuser = \"admin\"\nregion = \"eu-west-1\"\nidentity = [\"a\"]\n\
+            [targets.web]\ntarget = \"tag:role=web\"\nuser = \"ubuntu\"\nssh_port = 2022\n\
+            [targets.db]\ntarget = \"web\"\nidentity = [\"b\"]";
+        let resolve = |values| {
+            let overrides = Overrides {
+                values,
+                ..Overrides::default()
+            };
+            Serve::merge(overrides, File::parse(text).unwrap()).unwrap()
+        };
+        let web = resolve(File::default());
+        assert_eq!(
+            (web.target.as_str(), web.user.as_deref()),
+            ("tag:role=web", Some("ubuntu"))
+        );
+        assert_eq!(
+            (web.ssh_port, web.region.as_deref()),
+            (2022, Some("eu-west-1"))
+        );
+        assert_eq!(web.identity, [PathBuf::from("a")]);
+        let db = resolve(File {
+            target: Some("db".into()),
+            user: Some("postgres".into()),
+            ..File::default()
+        });
+        // An alias does not lead to another: this is a machine called `web`.
+        assert_eq!(
+            (db.target.as_str(), db.user.as_deref()),
+            ("web", Some("postgres"))
+        );
+        assert_eq!((db.ssh_port, db.identity), (22, vec![PathBuf::from("b")]));
     }
 
     #[test]

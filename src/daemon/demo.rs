@@ -22,7 +22,7 @@ use crate::ssh::{Credential, HostKey};
 use crate::sshd::{self, Sshd};
 use crate::ssm::Ssm;
 use crate::tunnel;
-use crate::upstream::{self, Login};
+use crate::upstream::{self, Login, Users};
 
 /// How the demo runs.
 #[derive(Debug, Clone)]
@@ -110,7 +110,7 @@ impl Demo {
         };
         let upstream = upstream::Options {
             login: Login {
-                user: "demo".into(),
+                users: Users::new("demo", []),
                 credentials: vec![Credential::Key {
                     key: Arc::new(user_key),
                     certificate: None,

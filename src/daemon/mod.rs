@@ -2,7 +2,10 @@
 
 mod credentials;
 pub mod demo;
+mod instance_connect;
 mod journal;
+mod known_hosts;
+mod terminal;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,21 +17,25 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use self::instance_connect::InstanceConnect;
 use self::journal::{Journal, Place};
-use crate::config::{self, Serve, StrictHostKey};
+use self::terminal::Terminal;
+use crate::aws::{self, Aws};
+use crate::config::{self, Serve};
 use crate::relay;
 use crate::server::access::Rule;
 use crate::server::authorized_keys::{self, AuthorizedKeys};
 use crate::server::{self, ListenError, Server, host_key};
 use crate::ssh::credential;
-use crate::ssh::known_hosts::{KnownHosts, Mode};
-use crate::ssm::{self, Ssm};
+use crate::ssm::Ssm;
+use crate::target::{self, Machine};
 use crate::tunnel;
-use crate::upstream::{self, Login, News, State, Upstream};
+use crate::upstream::{self, Login, News, State, Upstream, Users};
 
 /// An endpoint and its upstream, running.
 pub struct Daemon {
     address: SocketAddr,
+    target: String,
     upstream: Upstream,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -51,7 +58,10 @@ pub enum Error {
     Identity(#[from] credential::LoadError),
     /// The AWS configuration.
     #[error(transparent)]
-    Api(#[from] ssm::api::Error),
+    Api(#[from] aws::Error),
+    /// There is no such target, or none that can be reached.
+    #[error(transparent)]
+    Target(#[from] target::Error),
     /// Files have no place to be.
     #[error(transparent)]
     Config(#[from] config::UsageError),
@@ -65,22 +75,38 @@ impl Error {
             Self::HostKey(error) => error.hint(),
             Self::AuthorizedKeys(error) => Some(error.hint()),
             Self::Api(error) => error.hint().map(str::to_owned),
+            Self::Target(error) => error.hint(),
             Self::Identity(error) => error.hint(),
             Self::Config(error) => error.hint(),
         }
     }
 }
 
-/// The API as the AWS environment describes it, but for what the configuration says.
-async fn ssm(config: &Serve) -> Result<Ssm, ssm::api::Error> {
+/// AWS as its environment describes it, but for the profile and the region if they are given.
+///
+/// # Errors
+/// As [`Ssm::from_loader`] and [`Aws::new`].
+pub async fn aws(profile: Option<&str>, region: Option<&str>) -> Result<Aws, aws::Error> {
     let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(profile) = &config.profile {
+    if let Some(profile) = profile {
         loader = loader.profile_name(profile);
     }
-    if let Some(region) = &config.region {
-        loader = loader.region(Region::new(region.clone()));
+    if let Some(region) = region {
+        loader = loader.region(Region::new(region.to_owned()));
     }
-    Ssm::from_loader(loader).await
+    Aws::new(Ssm::from_loader(loader).await?)
+}
+
+/// Who to log in as on `machine`: who is configured, or who its platform suggests.
+fn users(config: &Serve, machine: &Machine) -> Users {
+    match &config.user {
+        Some(user) => Users::new(user, []),
+        None => {
+            let own = config::own_user();
+            let mut suggested = target::users::of(machine, &own).into_iter();
+            Users::new(suggested.next().unwrap_or(own), suggested)
+        }
+    }
 }
 
 /// Where the sessions of `ssm` are.
@@ -128,23 +154,30 @@ impl Daemon {
             access,
             limits: relay::Limits::default(),
         };
-        let mode = match config.strict_host_key {
-            StrictHostKey::Yes => Mode::Yes,
-            StrictHostKey::AcceptNew => Mode::AcceptNew,
-            StrictHostKey::Off => Mode::Off,
+        let aws = aws(config.profile.as_deref(), config.region.as_deref()).await?;
+        let ssm = aws.ssm().clone();
+        let ssm = match &config.ssmmessages_endpoint {
+            Some(endpoint) => ssm.with_message_endpoint(endpoint.clone()),
+            None => ssm,
         };
-        let known_hosts = vec![config.known_hosts.clone()];
-        let ssm = ssm(config).await?;
+        let machine = target::resolve(&aws, &config.target).await?;
+        let id = machine.id.clone();
         let journal = journal(place(config, &ssm));
         let upstream = upstream::Options {
             login: Login {
-                user: config.user.clone(),
-                credentials: credentials::gather(&config.identity)?,
-                verifier: Arc::new(KnownHosts::new(known_hosts, &config.target, mode)),
+                users: users(config, &machine),
+                credentials: credentials::gather(
+                    &config.identity,
+                    &config.certificate,
+                    InstanceConnect::of(&aws, &id),
+                    Arc::new(Terminal::new()),
+                    &config.target,
+                )?,
+                verifier: Arc::new(known_hosts::of(config, &id)),
             },
             tunnel: tunnel::Options {
                 ssm: ssm.clone(),
-                target: config.target.clone(),
+                target: id,
                 port: config.ssh_port,
                 journal: journal.clone().map(|journal| journal as _),
                 tracker: TaskTracker::new(),
@@ -162,6 +195,7 @@ impl Daemon {
     }
 
     async fn start(server: server::Options, upstream: upstream::Options) -> Result<Self, Error> {
+        let target = upstream.tunnel.target.clone();
         let upstream = Upstream::start(upstream);
         let server = match Server::bind(server, upstream.clone()).await {
             Ok(server) => server,
@@ -177,6 +211,7 @@ impl Daemon {
         tasks.close();
         Ok(Self {
             address,
+            target,
             upstream,
             stop,
             tasks,
@@ -186,6 +221,11 @@ impl Daemon {
     /// Where clients connect to.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The id of the machine that is served.
+    pub fn target(&self) -> &str {
+        &self.target
     }
 
     /// Waits until `ssh` would work.

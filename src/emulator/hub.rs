@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::fault::Board;
 use super::frame;
 use super::node::Node;
+use super::pushed_keys::PushedKeys;
 use super::session::{EndedBy, Request, Session};
 use crate::ssm::protocol::message::MessageType;
 
@@ -43,6 +44,7 @@ pub(crate) struct Hub {
     pub(crate) faults: Arc<Board>,
     sessions: Mutex<Sessions>,
     idle_timeout: Duration,
+    pub(crate) pushed_keys: PushedKeys,
     /// Every task of the emulator but those of the sessions.
     pub(crate) tasks: TaskTracker,
     /// One task a session: the one that ends it.
@@ -88,6 +90,7 @@ impl Hub {
             faults,
             sessions: Mutex::default(),
             idle_timeout,
+            pushed_keys: PushedKeys::default(),
             tasks: TaskTracker::new(),
             session_tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

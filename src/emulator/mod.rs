@@ -26,7 +26,11 @@
 //!
 //! Any credentials are accepted, except an access key id or session token that contains `EXPIRED`
 //! (answered with ExpiredTokenException) or `DENIED` (AccessDeniedException), and requests without
-//! an `Authorization` header (UnrecognizedClientException).
+//! an `Authorization` header (UnrecognizedClientException). A session token that contains
+//! `DENY.Operation`, `EXPIRE.Operation` or `THROTTLE.Operation` is refused for that operation alone.
+//!
+//! Beside Systems Manager, DescribeInstances of EC2, SendSSHPublicKey of EC2 Instance Connect and
+//! GetCallerIdentity of STS are answered: set `AWS_ENDPOINT_URL` for all of them.
 //!
 //! # What is not emulated yet
 //!
@@ -37,11 +41,13 @@ mod api;
 mod documents;
 mod error;
 pub mod fault;
+mod fleet;
 mod frame;
 mod gateway;
 mod http;
 mod hub;
 mod node;
+mod pushed_keys;
 mod session;
 mod socket;
 #[cfg(test)]
@@ -49,6 +55,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -56,6 +63,7 @@ use tokio::net::TcpListener;
 
 pub use error::Error;
 pub use fault::Faults;
+pub use fleet::Details;
 pub use session::Peer;
 
 use fault::{Board, Plan};
@@ -87,6 +95,9 @@ pub struct Options {
     pub agent_ping: Duration,
     /// What goes wrong from the start. Without a seed there is a random one.
     pub faults: Plan,
+    /// Where keys pushed by SendSSHPublicKey are kept for their minute, one file of authorized keys
+    /// for each user; forgotten without it.
+    pub pushed_keys: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -101,6 +112,7 @@ impl Default for Options {
             idle_timeout: Duration::from_secs(20 * 60),
             agent_ping: Duration::from_secs(54),
             faults: Plan::default(),
+            pushed_keys: None,
         }
     }
 }
@@ -128,7 +140,8 @@ pub enum Resend {
 }
 
 /// An emulated machine.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct Instance {
     /// Managed instance id: `i-…`, `mi-…`, or anything that StartSession takes as a target.
     pub id: String,
@@ -137,6 +150,8 @@ pub struct Instance {
     /// Whether an embedded agent serves it. Without one it is offline until a foreign agent
     /// connects.
     pub agent: bool,
+    /// What else AWS tells of it.
+    pub details: Details,
 }
 
 impl Default for Instance {
@@ -145,6 +160,7 @@ impl Default for Instance {
             id: "i-0123456789abcdef0".into(),
             name: "emulated".into(),
             agent: true,
+            details: Details::default(),
         }
     }
 }
@@ -175,6 +191,9 @@ impl Emulator {
         let nodes = options.instances.iter().cloned().map(Node::new).collect();
         let board = Arc::new(Board::new(options.faults.seed.unwrap_or_else(rand::random)));
         let hub = Hub::new(addr, nodes, options.idle_timeout, Arc::clone(&board));
+        if let Some(directory) = options.pushed_keys {
+            hub.pushed_keys.keep_in(directory);
+        }
         let emulator = Self { hub, target };
         let hub = &emulator.hub;
         hub.tasks.spawn(http::serve(Arc::clone(hub), listener));

@@ -70,6 +70,7 @@ pub struct Connection<IO> {
     waiting: Option<Waker>,
     pub(super) user: String,
     pub(super) banners: Vec<String>,
+    pub(super) took_person: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
@@ -90,12 +91,19 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             waiting: None,
             user: String::new(),
             banners: Vec::new(),
+            took_person: false,
         }
     }
 
     /// The name that the client logged in with.
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// Whether somebody did something for the login that they would have to do again for another
+    /// one: a code that fits once, a touch of a security key.
+    pub fn took_person(&self) -> bool {
+        self.took_person
     }
 
     /// What the server had to say before the user was authenticated, free of control characters.

@@ -7,10 +7,11 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use zeroize::Zeroizing;
 
 use super::*;
-use crate::ssh::auth::client::{AuthenticationFailed, Outcome, Questions};
+use crate::ssh::auth::client::{AuthenticationFailed, Outcome};
 use crate::ssh::auth::server::{Policy, Verdict};
-use crate::ssh::credential::{Answer, Answers, Credential};
+use crate::ssh::credential::Credential;
 use crate::ssh::host_key::HostKey;
+use crate::ssh::person::{Answer, Answers, Inquiry, Person};
 use crate::ssh::transport::{Config, reason};
 use crate::ssh::wire::msg;
 use crate::ssh::wire::{Reader, WriteExt as _};
@@ -472,11 +473,11 @@ const DEADLINE: Duration = Duration::from_millis(500);
 struct Slow(&'static str);
 
 impl Answer for Slow {
-    fn answer<'a>(&'a self, questions: &'a Questions) -> Answers<'a> {
+    fn answer<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> Answers<'a> {
         Box::pin(async move {
             tokio::time::sleep(2 * DEADLINE).await;
             let answer = || Zeroizing::new(self.0.to_owned());
-            Some(questions.prompts.iter().map(|_| answer()).collect())
+            Ok(inquiry.questions.prompts.iter().map(|_| answer()).collect())
         })
     }
 }
@@ -485,7 +486,7 @@ impl Answer for Slow {
 async fn a_password_and_a_slow_answer_log_in() {
     let credentials = vec![
         Credential::Password(Arc::new(Zeroizing::new("secret".to_owned()))),
-        Credential::KeyboardInteractive(Arc::new(Slow("123456"))),
+        Credential::Person(Arc::new(Person::new(Arc::new(Slow("123456"))))),
     ];
     let result = log_in(credentials, |message| match message[0] {
         msg::SERVICE_REQUEST => vec![service_accept()],
@@ -512,7 +513,7 @@ async fn a_password_and_a_slow_answer_log_in() {
 
 fn failed(error: Error) -> AuthenticationFailed {
     match error {
-        Error::AuthenticationFailed(failed) => failed,
+        Error::AuthenticationFailed(failed) => *failed,
         other => panic!("{other}"),
     }
 }

@@ -42,7 +42,7 @@ pub enum Error {
     HostKey(#[from] HostKeyError),
     /// Client: the server refused all credentials.
     #[error(transparent)]
-    AuthenticationFailed(#[from] client::AuthenticationFailed),
+    AuthenticationFailed(#[from] Box<client::AuthenticationFailed>),
     /// Client: the server broke the authentication protocol.
     #[error("SSH authentication: {0}")]
     Server(#[source] client::Error),

@@ -1,24 +1,27 @@
 //! Host keys remembered in files of OpenSSH's known_hosts format (sshd(8)).
 
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+mod file;
+mod line;
+mod presented;
+
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use aws_lc_rs::{digest, hmac};
-use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use russh::keys::Certificate;
-use russh::keys::key::parse_public_key;
-use russh::keys::ssh_key::public::KeyData;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::auth::is_valid_host_certificate;
+use self::line::{Known, Marker, format_line, is_writable_name, matches_pattern, parse};
+use self::presented::Presented;
+pub(crate) use self::presented::{fingerprint, key_type};
+use super::auth::{check_host_certificate, printable};
 use super::host_key::Algorithm;
 use super::transport::algorithm::Named as _;
 use super::verifier::{HostKeyError, HostKeyVerifier, algorithms_of};
-use super::wire::Reader;
+
+/// The port whose host keys are listed under the name alone.
+const SSH_PORT: u16 = 22;
+/// Bytes of a certificate's principals that an error repeats.
+const MAX_PRINCIPALS_BYTES: usize = 256;
 
 /// What to do about a host that no file knows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,23 +35,68 @@ pub enum Mode {
     Off,
 }
 
-/// Host keys known under one name, which is the target's and not an address.
+/// Host keys known under the names of a target, which are no addresses.
+///
+/// The first name is the pin: the target's id, which no other machine will ever have. A key that a
+/// file has for any of the names is accepted, and where one of them has other keys only, the key
+/// has changed.
 #[derive(Debug, Clone)]
 pub struct KnownHosts {
     files: Vec<PathBuf>,
-    name: String,
+    names: Vec<String>,
+    port: u16,
     mode: Mode,
 }
 
 impl KnownHosts {
-    /// Looks `name` up in `files`; new keys are added to the first of them. Case does not matter
-    /// in names (as in OpenSSH).
+    /// Looks `name` up in `files`; new keys are added to the first of them, and the others are only
+    /// read, where they can be. Case does not matter in names (as in OpenSSH).
     pub fn new(files: Vec<PathBuf>, name: &str, mode: Mode) -> Self {
         Self {
             files,
-            name: name.to_ascii_lowercase(),
+            names: vec![name.to_ascii_lowercase()],
+            port: SSH_PORT,
             mode,
         }
+    }
+
+    /// Another name of the same host, such as an alias. One that a line cannot hold is looked up all
+    /// the same, and not written.
+    #[must_use]
+    pub fn also_named(mut self, name: &str) -> Self {
+        let name = name.to_ascii_lowercase();
+        if !self.names.contains(&name) {
+            self.names.push(name);
+        }
+        self
+    }
+
+    /// The port of the server, which has keys of its own: on another one than 22 the host is listed
+    /// as `[name]:port`, and what is listed as `name` is good enough where that is missing.
+    #[must_use]
+    pub fn on_port(mut self, port: u16) -> Self {
+        self.port = port;
+        self
+    }
+
+    /// `name` as files list it.
+    fn listed(&self, name: &str) -> String {
+        if self.port == SSH_PORT {
+            name.to_owned()
+        } else {
+            format!("[{name}]:{}", self.port)
+        }
+    }
+
+    /// The lines about the host, as it is listed: with its port.
+    fn listed_lines<'a>(&self, lines: &'a [Known]) -> Vec<(&'a Known, String)> {
+        let listed: Vec<_> = self.names.iter().map(|name| self.listed(name)).collect();
+        about(lines, &listed)
+    }
+
+    /// The lines about the host, whatever its port.
+    fn portless_lines<'a>(&self, lines: &'a [Known]) -> Vec<(&'a Known, String)> {
+        about(lines, &self.names)
     }
 
     /// Judges `blob` by the lines of all files.
@@ -59,87 +107,136 @@ impl KnownHosts {
         now: SystemTime,
     ) -> Result<Judgement, HostKeyError> {
         let presented = Presented::parse(blob).ok_or(HostKeyError::Malformed)?;
-        let mine = || lines.iter().filter(|known| known.line.names(&self.name));
-        let revoked = mine().find(|known| {
-            known.line.marker == Some(Marker::Revoked) && presented.involves(&known.line.key)
-        });
-        if let Some(known) = revoked {
+        let listed = self.listed_lines(lines);
+        let portless = self.portless_lines(lines);
+        let all = || listed.iter().chain(&portless);
+        let marked = |marker| all().filter(move |(known, _)| known.line.marker == Some(marker));
+
+        if let Some((known, name)) =
+            marked(Marker::Revoked).find(|(known, _)| presented.involves(&known.line.key))
+        {
             return Err(HostKeyError::Revoked {
-                name: self.name.clone(),
+                name: name.clone(),
                 fingerprint: fingerprint(&presented.key),
                 file: known.file.clone(),
                 line: known.number,
             });
         }
-        let is_certified = presented.certificate.as_ref().is_some_and(|certificate| {
-            let trusted = mine().any(|known| {
-                known.line.marker == Some(Marker::CertAuthority)
-                    && Some(&known.line.key) == presented.authority.as_ref()
-            });
-            trusted
-                && is_valid_host_certificate(certificate, now)
-                && names_host(certificate, &self.name)
-        });
-        let mut plain = mine().filter(|known| known.line.marker.is_none());
-        if is_certified || plain.clone().any(|known| known.line.key == presented.key) {
-            return Ok(Judgement::Known);
+        let authority = marked(Marker::CertAuthority)
+            .find(|(known, _)| Some(&known.line.key) == presented.authority.as_ref());
+        if let (Some(certificate), Some((known, _))) = (&presented.certificate, authority) {
+            // As OpenSSH: what a trusted authority says wrongly is not made good by the plain key.
+            return match self.check(certificate, known, now) {
+                Ok(()) => Ok(Judgement::Known { is_pinned: true }),
+                Err(error) => Ok(Judgement::Other(error)),
+            };
+        }
+
+        let is_same = |known: &Known| known.line.key == presented.key;
+        let listed: Vec<_> = listed.iter().filter(|(known, _)| is_plain(known)).collect();
+        let mut matching = listed.iter().filter(|(known, _)| is_same(known)).peekable();
+        if matching.peek().is_some() {
+            let pin = self.listed(&self.names[0]);
+            let is_pinned = matching.any(|(known, _)| known.line.names(&pin));
+            return Ok(Judgement::Known { is_pinned });
         }
         // A key of another type counts as a change too: the types known were asked for first.
-        Ok(match plain.next() {
-            Some(known) => Judgement::Other(HostKeyError::Changed {
-                name: self.name.clone(),
+        if let Some((known, name)) = listed.first() {
+            return Ok(Judgement::Other(HostKeyError::Changed {
+                name: name.clone(),
                 fingerprint: fingerprint(&presented.key),
                 known: fingerprint(&known.line.key),
                 file: known.file.clone(),
                 line: known.number,
-            }),
-            None => Judgement::New(presented.key),
+                remedy: removal_of(&listed).into(),
+            }));
+        }
+        // As OpenSSH: "checking without port identifier".
+        let is_known = |(known, _): &(&Known, String)| is_plain(known) && is_same(known);
+        if portless.iter().any(is_known) {
+            return Ok(Judgement::Known { is_pinned: true });
+        }
+        Ok(Judgement::New(presented.key))
+    }
+
+    /// Checks a certificate of the authority that `known` trusts.
+    fn check(
+        &self,
+        certificate: &Certificate,
+        known: &Known,
+        now: SystemTime,
+    ) -> Result<(), HostKeyError> {
+        let name = &self.names[0];
+        if let Err(fault) = check_host_certificate(certificate, now) {
+            return Err(HostKeyError::BadCertificate {
+                name: name.clone(),
+                file: known.file.clone(),
+                line: known.number,
+                fault,
+            });
+        }
+        if self.names.iter().any(|name| names_host(certificate, name)) {
+            return Ok(());
+        }
+        let principals = certificate.valid_principals().join(", ");
+        Err(HostKeyError::OtherPrincipals {
+            name: name.clone(),
+            principals: printable(principals.as_bytes(), MAX_PRINCIPALS_BYTES),
+            file: known.file.clone(),
+            line: known.number,
         })
     }
 
     fn read(&self) -> Result<Vec<Known>, HostKeyError> {
         let mut lines = Vec::new();
-        for path in &self.files {
-            let text = match std::fs::read(path) {
-                Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(source) => return Err(file_error(path, source)),
-            };
-            lines.extend(parse(path, &text));
+        for (index, path) in self.files.iter().enumerate() {
+            match file::read(path) {
+                Ok(Some(text)) => lines.extend(parse(path, &text)),
+                Ok(None) => {}
+                Err(source) if index == 0 => return Err(file_error(path, source)),
+                Err(error) => {
+                    debug!(file = %path.display(), %error, "known hosts file passed over");
+                }
+            }
         }
         Ok(lines)
     }
 
-    /// Adds `key` to the first file, unless somebody has just added one for the same name.
+    /// Adds the key to the first file, unless somebody has just added one for the same host.
     fn remember(&self, blob: &[u8], now: SystemTime) -> Result<(), HostKeyError> {
         let Some(path) = self.files.first() else {
             return Ok(());
         };
-        if !is_writable_name(&self.name) {
-            return Err(HostKeyError::InvalidName {
-                name: self.name.clone(),
-            });
+        let pin = &self.names[0];
+        if !is_writable_name(pin) {
+            return Err(HostKeyError::InvalidName { name: pin.clone() });
         }
         let failed = |source| file_error(path, source);
-        let mut file = open_for_append(path).map_err(failed)?;
         // Two first connections at once must not accept two different keys.
-        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
-            .map_err(|error| failed(error.into()))?;
-        match self.judge(&self.read()?, blob, now)? {
-            Judgement::Known => Ok(()),
-            Judgement::Other(changed) => Err(changed),
-            Judgement::New(key) => {
-                let line = format_line(&self.name, &key).ok_or(HostKeyError::Malformed)?;
-                append(&mut file, &line).map_err(failed)?;
-                info!(
-                    name = %self.name,
-                    fingerprint = %fingerprint(&key),
-                    file = %path.display(),
-                    "host key remembered"
-                );
-                Ok(())
+        let mut file = file::open_locked(path).map_err(failed)?;
+        let lines = self.read()?;
+        let (names, key) = match self.judge(&lines, blob, now)? {
+            Judgement::Known { is_pinned: true } => return Ok(()),
+            Judgement::Other(error) => return Err(error),
+            Judgement::Known { is_pinned: false } => {
+                let presented = Presented::parse(blob).ok_or(HostKeyError::Malformed)?;
+                (vec![self.listed(pin)], presented.key)
             }
-        }
+            Judgement::New(key) => {
+                let writable = self.names.iter().filter(|name| is_writable_name(name));
+                (writable.map(|name| self.listed(name)).collect(), key)
+            }
+        };
+        let names: Vec<_> = names.iter().map(String::as_str).collect();
+        let line = format_line(&names, &key).ok_or(HostKeyError::Malformed)?;
+        file::append(&mut file, &line).map_err(failed)?;
+        info!(
+            name = %names.join(","),
+            fingerprint = %fingerprint(&key),
+            file = %path.display(),
+            "host key remembered"
+        );
+        Ok(())
     }
 }
 
@@ -147,16 +244,17 @@ impl HostKeyVerifier for KnownHosts {
     fn verify(&self, blob: &[u8]) -> Result<(), HostKeyError> {
         let now = SystemTime::now();
         match (self.judge(&self.read()?, blob, now)?, self.mode) {
-            (Judgement::Known, _) => Ok(()),
-            (Judgement::Other(changed), Mode::Off) => {
-                warn!(%changed, "host key not checked");
+            (Judgement::Known { is_pinned: false } | Judgement::New(_), Mode::AcceptNew) => {
+                self.remember(blob, now)
+            }
+            (Judgement::Known { .. }, _) | (Judgement::New(_), Mode::Off) => Ok(()),
+            (Judgement::Other(error), Mode::Off) => {
+                warn!(%error, "host key not checked");
                 Ok(())
             }
-            (Judgement::New(_), Mode::Off) => Ok(()),
-            (Judgement::Other(changed), Mode::Yes | Mode::AcceptNew) => Err(changed),
-            (Judgement::New(_), Mode::AcceptNew) => self.remember(blob, now),
+            (Judgement::Other(error), Mode::Yes | Mode::AcceptNew) => Err(error),
             (Judgement::New(key), Mode::Yes) => Err(HostKeyError::Unknown {
-                name: self.name.clone(),
+                name: self.listed(&self.names[0]),
                 algorithm: key_type(&key).unwrap_or("unknown").to_owned(),
                 fingerprint: fingerprint(&key),
                 file: self.files.first().cloned(),
@@ -166,63 +264,54 @@ impl HostKeyVerifier for KnownHosts {
 
     fn expected_algorithms(&self) -> Vec<Algorithm> {
         let lines = self.read().unwrap_or_default();
-        let mine = || lines.iter().filter(|known| known.line.names(&self.name));
-        let certified = mine().any(|known| known.line.marker == Some(Marker::CertAuthority));
-        let plain = mine()
-            .filter(|known| known.line.marker.is_none())
-            .filter_map(|known| key_type(&known.line.key))
-            .flat_map(algorithms_of);
-        let certificates = Algorithm::ALL
+        let mut mine = self.listed_lines(&lines);
+        if mine.iter().any(|(known, _)| is_plain(known)) {
+            // The others do not count then, but for the authorities among them.
+            let portless = self.portless_lines(&lines).into_iter();
+            mine.extend(portless.filter(|(known, _)| !is_plain(known)));
+        } else {
+            mine.extend(self.portless_lines(&lines));
+        }
+        let certified = mine
             .iter()
-            .copied()
-            .filter(|algorithm| certified && algorithm.certificate);
-        certificates.chain(plain).collect()
+            .any(|(known, _)| known.line.marker == Some(Marker::CertAuthority));
+        let plain: Vec<_> = mine
+            .iter()
+            .filter(|(known, _)| is_plain(known))
+            .filter_map(|(known, _)| key_type(&known.line.key))
+            .flat_map(algorithms_of)
+            .collect();
+        let all = || Algorithm::ALL.iter().copied();
+        // A certificate outlives the key that somebody once wrote down.
+        all()
+            .filter(|algorithm| certified && algorithm.certificate)
+            .chain(all().filter(|algorithm| plain.contains(algorithm)))
+            .collect()
     }
 }
 
 /// What the lines say about a key.
 enum Judgement {
-    Known,
-    /// The name has other keys; the error says which.
+    /// It is accepted; `is_pinned` when nothing is left to write down.
+    Known { is_pinned: bool },
+    /// It is not what was expected; the error says how.
     Other(HostKeyError),
-    /// The name has no key. Holds the plain key presented.
+    /// The host has no key. Holds the plain key presented.
     New(Vec<u8>),
 }
 
-/// A host key as it was presented.
-struct Presented {
-    /// The plain public key, also of a certificate.
-    key: Vec<u8>,
-    certificate: Option<Certificate>,
-    /// The public key of the certificate's authority.
-    authority: Option<Vec<u8>>,
+/// The lines about any of `names`, each with the first name that it is about.
+fn about<'a>(lines: &'a [Known], names: &[String]) -> Vec<(&'a Known, String)> {
+    let named = lines.iter().filter_map(|known| {
+        let name = names.iter().find(|name| known.line.names(name))?;
+        Some((known, name.clone()))
+    });
+    named.collect()
 }
 
-impl Presented {
-    fn parse(blob: &[u8]) -> Option<Self> {
-        if !key_type(blob)?.contains("-cert-") {
-            return Some(Self {
-                key: blob.to_vec(),
-                certificate: None,
-                authority: None,
-            });
-        }
-        let certificate = KeyData::from(parse_public_key(blob).ok()?).into_certificate()?;
-        Some(Self {
-            key: encode(certificate.public_key())?,
-            authority: encode(certificate.signature_key()),
-            certificate: Some(certificate),
-        })
-    }
-
-    fn involves(&self, key: &[u8]) -> bool {
-        self.key == key || self.authority.as_deref() == Some(key)
-    }
-}
-
-fn encode(key: &KeyData) -> Option<Vec<u8>> {
-    use russh::keys::ssh_encoding::Encode as _;
-    key.encode_vec().ok()
+/// Whether the line says no more than that a host has the key.
+fn is_plain(known: &Known) -> bool {
+    known.line.marker.is_none()
 }
 
 /// Whether `certificate` is for the host `name`: one without names is for none.
@@ -233,186 +322,29 @@ fn names_host(certificate: &Certificate, name: &str) -> bool {
         .any(|principal| matches_pattern(&principal.to_ascii_lowercase(), name))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Marker {
-    CertAuthority,
-    Revoked,
-}
-
-/// A line and where it stands.
-struct Known {
-    file: PathBuf,
-    number: usize,
-    line: Line,
-}
-
-/// One line that has a key.
-struct Line {
-    marker: Option<Marker>,
-    hosts: String,
-    key: Vec<u8>,
-}
-
-/// The lines of a file. Those that make no sense are passed over, as OpenSSH does.
-fn parse(path: &Path, text: &[u8]) -> Vec<Known> {
-    let text = String::from_utf8_lossy(text);
-    let lines = text.lines().enumerate();
-    let known = lines.filter_map(|(index, line)| {
-        Some(Known {
-            file: path.to_owned(),
-            number: index + 1,
-            line: Line::parse(line)?,
-        })
-    });
-    known.collect()
-}
-
-impl Line {
-    fn parse(line: &str) -> Option<Self> {
-        let mut fields = line.split_ascii_whitespace().peekable();
-        let marker = match *fields.peek()? {
-            comment if comment.starts_with('#') => return None,
-            "@cert-authority" => Some(Marker::CertAuthority),
-            "@revoked" => Some(Marker::Revoked),
-            unknown if unknown.starts_with('@') => return None,
-            _ => None,
-        };
-        if marker.is_some() {
-            fields.next();
-        }
-        let hosts = fields.next()?;
-        let name = fields.next()?;
-        let key = STANDARD.decode(fields.next()?).ok()?;
-        (key_type(&key)? == name).then(|| Self {
-            marker,
-            hosts: hosts.to_owned(),
-            key,
-        })
-    }
-
-    /// Whether the line is about the host `name`, which is in lower case.
-    fn names(&self, name: &str) -> bool {
-        if let Some(hashed) = self.hosts.strip_prefix("|1|") {
-            return matches_hash(hashed, name).unwrap_or(false);
-        }
-        let mut named = false;
-        for pattern in self.hosts.split(',') {
-            let pattern = pattern.to_ascii_lowercase();
-            match pattern.strip_prefix('!') {
-                // An exception ends it, whatever else matches.
-                Some(exception) if matches_pattern(exception, name) => return false,
-                Some(_) => {}
-                None => named = named || matches_pattern(&pattern, name),
-            }
-        }
-        named
-    }
-}
-
-/// `salt|hash`: HMAC-SHA1 of the name, both in base64.
-fn matches_hash(hashed: &str, name: &str) -> Option<bool> {
-    let (salt, hash) = hashed.split_once('|')?;
-    let salt = STANDARD.decode(salt).ok()?;
-    let hash = STANDARD.decode(hash).ok()?;
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
-    Some(hmac::sign(&key, name.as_bytes()).as_ref() == hash)
-}
-
-/// Whether all of `name` fits `pattern`, where `*` is any run of characters and `?` any one.
-fn matches_pattern(pattern: &str, name: &str) -> bool {
-    let (pattern, name) = (pattern.as_bytes(), name.as_bytes());
-    let (mut p, mut n) = (0, 0);
-    // Where to go on when a `*` has to take one character more.
-    let mut retry: Option<(usize, usize)> = None;
-    while n < name.len() {
-        match pattern.get(p) {
-            Some(b'*') => {
-                retry = Some((p + 1, n));
-                p += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == name[n] => {
-                p += 1;
-                n += 1;
-            }
-            _ => match &mut retry {
-                Some((after_star, taken)) => {
-                    *taken += 1;
-                    (p, n) = (*after_star, *taken);
-                }
-                None => return false,
-            },
+/// The command that makes the files forget the host, once for each name and file.
+fn removal_of(lines: &[&(&Known, String)]) -> String {
+    let mut commands = Vec::new();
+    for (known, name) in lines {
+        let file = known.file.display().to_string();
+        let command = format!("ssh-keygen -R {} -f {}", quoted(name), quoted(&file));
+        if !commands.contains(&command) {
+            commands.push(command);
         }
     }
-    pattern[p..].iter().all(|byte| *byte == b'*')
+    commands.join(" && ")
 }
 
-/// Whether a line can begin with `name` and be about it alone.
-fn is_writable_name(name: &str) -> bool {
-    let is_plain = |character: char| {
-        !character.is_whitespace() && !character.is_control() && !",*?!".contains(character)
-    };
-    !name.is_empty() && !name.starts_with(['|', '#', '@']) && name.chars().all(is_plain)
+/// `text` as one word of a shell command.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', r"'\''"))
 }
 
-fn format_line(name: &str, key: &[u8]) -> Option<String> {
-    Some(format!(
-        "{name} {} {}\n",
-        key_type(key)?,
-        STANDARD.encode(key)
-    ))
-}
-
-fn open_for_append(path: &Path) -> io::Result<File> {
-    if let Some(directory) = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty())
-    {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)?;
-    }
-    OpenOptions::new()
-        .read(true)
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
-}
-
-/// Adds a line in one write, on a line of its own.
-fn append(file: &mut File, line: &str) -> io::Result<()> {
-    let mut text = String::with_capacity(line.len() + 1);
-    if file.seek(SeekFrom::End(0))? > 0 {
-        file.seek(SeekFrom::End(-1))?;
-        let mut last = [0];
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            text.push('\n');
-        }
-    }
-    text.push_str(line);
-    file.write_all(text.as_bytes())
-}
-
-fn file_error(path: &Path, source: io::Error) -> HostKeyError {
+fn file_error(path: &Path, source: std::io::Error) -> HostKeyError {
     HostKeyError::File {
         file: path.to_owned(),
         source,
     }
-}
-
-/// The key type a blob begins with.
-pub(super) fn key_type(blob: &[u8]) -> Option<&str> {
-    std::str::from_utf8(Reader::new(blob).string().ok()?).ok()
-}
-
-/// The fingerprint of a public key blob, as ssh-keygen prints it. Of a certificate, the one of the
-/// key that it is for.
-pub(crate) fn fingerprint(blob: &[u8]) -> String {
-    let plain = Presented::parse(blob).map(|presented| presented.key);
-    let digest = digest::digest(&digest::SHA256, plain.as_deref().unwrap_or(blob));
-    format!("SHA256:{}", STANDARD_NO_PAD.encode(digest))
 }
 
 #[cfg(test)]

@@ -1,7 +1,10 @@
 use std::os::unix::fs::MetadataExt as _;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
 
+use super::line::Line;
 use super::*;
 
 const ED25519: &str = include_str!("../../keys/ed25519.pub");
@@ -211,6 +214,131 @@ fn algorithms_of_known_keys_are_preferred() {
     let certified = expected(&format!("@cert-authority {TARGET} {HOST_CA}"));
     assert!(certified.iter().all(|name| name.contains("-cert-")));
     assert_eq!(certified.len(), 6);
+}
+
+#[test]
+fn certificates_go_before_keys_and_keys_in_our_order() {
+    let text = format!("{TARGET} {RSA}{TARGET} {ED25519}@cert-authority * {HOST_CA}");
+    let files = Files::new(&text);
+    let known = KnownHosts::new(vec![files.path()], TARGET, Mode::Yes);
+    let names: Vec<_> = known.expected_algorithms();
+    let names: Vec<_> = names.iter().map(|algorithm| algorithm.name()).collect();
+    assert!(names[..6].iter().all(|name| name.contains("-cert-")));
+    assert_eq!(names[6..], ["ssh-ed25519", "rsa-sha2-512", "rsa-sha2-256"]);
+}
+
+#[test]
+fn what_a_trusted_authority_says_wrongly_is_told() {
+    let files = Files::new(&format!("@cert-authority * {HOST_CA}"));
+    for mode in [Mode::Yes, Mode::AcceptNew] {
+        let error = files
+            .verify("other.example", mode, HOST_CERTIFICATE)
+            .unwrap_err();
+        let HostKeyError::OtherPrincipals { principals, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(principals, "test.example, i-0123456789abcdef0");
+        assert!(error.hint().unwrap().contains("-n other.example"));
+    }
+    assert_eq!(files.text().lines().count(), 1, "nothing is remembered");
+}
+
+#[test]
+fn a_host_is_pinned_under_all_its_names() {
+    let files = Files::new("");
+    let known = |id: &str, names: &[&str], mode| {
+        let known = KnownHosts::new(vec![files.path()], id, mode);
+        names
+            .iter()
+            .fold(known, |known, name| known.also_named(name))
+    };
+    let first = known(TARGET, &["Web-1", "two words", TARGET], Mode::AcceptNew);
+    first.verify(&blob(ED25519)).unwrap();
+    let key = ED25519.split_whitespace().nth(1).unwrap();
+    assert_eq!(files.text(), format!("{TARGET},web-1 ssh-ed25519 {key}\n"));
+
+    // Known by either name alone, and then written under the pin that was missing.
+    known(TARGET, &[], Mode::Yes)
+        .verify(&blob(ED25519))
+        .unwrap();
+    let another = known("i-2", &["web-1"], Mode::Yes);
+    another.verify(&blob(ED25519)).unwrap();
+    assert_eq!(files.text().lines().count(), 1);
+    for _ in 0..2 {
+        let another = known("i-2", &["web-1"], Mode::AcceptNew);
+        another.verify(&blob(ED25519)).unwrap();
+        assert_eq!(files.text().lines().count(), 2);
+    }
+    assert!(files.text().ends_with(&format!("i-2 ssh-ed25519 {key}\n")));
+
+    // A name that goes over to a machine with another key is a change.
+    let error = known("i-3", &["web-1"], Mode::AcceptNew)
+        .verify(&blob(OTHER))
+        .unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("the host key of web-1 has changed"),
+        "{error}"
+    );
+    assert!(error.hint().unwrap().contains("ssh-keygen -R 'web-1' -f "));
+}
+
+#[test]
+fn each_port_has_keys_of_its_own() {
+    let files = Files::new("");
+    let on = |port, mode| KnownHosts::new(vec![files.path()], TARGET, mode).on_port(port);
+    on(22, Mode::AcceptNew).verify(&blob(ED25519)).unwrap();
+    // What is known without a port is good enough, and what is not is no change.
+    on(2022, Mode::Yes).verify(&blob(ED25519)).unwrap();
+    assert!(matches!(
+        on(2022, Mode::Yes).verify(&blob(OTHER)),
+        Err(HostKeyError::Unknown { .. })
+    ));
+    on(2022, Mode::AcceptNew).verify(&blob(OTHER)).unwrap();
+    let line = format!("[{TARGET}]:2022 ssh-ed25519 ");
+    assert!(files.text().lines().nth(1).unwrap().starts_with(&line));
+    let error = on(2022, Mode::AcceptNew)
+        .verify(&blob(HOST_CA))
+        .unwrap_err();
+    let remedy = format!("ssh-keygen -R '[{TARGET}]:2022' -f ");
+    assert!(error.hint().unwrap().contains(&remedy), "{error}");
+    on(22, Mode::Yes).verify(&blob(ED25519)).unwrap();
+
+    // An authority is one for every port, and names in certificates have none.
+    let files = Files::new(&format!("@cert-authority {TARGET} {HOST_CA}"));
+    let known = KnownHosts::new(vec![files.path()], TARGET, Mode::Yes).on_port(2022);
+    known.verify(&blob(HOST_CERTIFICATE)).unwrap();
+}
+
+#[test]
+fn the_remedy_names_every_file_that_has_another_key() {
+    let first = Files::new(&format!("{TARGET} {ED25519}"));
+    let second = Files::new(&format!("*,!x {RSA}{TARGET} {OTHER}"));
+    let known = KnownHosts::new(vec![first.path(), second.path()], TARGET, Mode::AcceptNew);
+    let error = known.verify(&blob(HOST_CA)).unwrap_err();
+    let command = |files: &Files| {
+        let path = files.path();
+        format!("ssh-keygen -R '{TARGET}' -f '{}'", path.display())
+    };
+    let both = format!("{} && {}", command(&first), command(&second));
+    assert!(error.hint().unwrap().ends_with(&both), "{error}");
+    assert_eq!(quoted("it's"), r"'it'\''s'");
+}
+
+#[test]
+fn files_of_others_are_only_read() {
+    let own = Files::new("");
+    let others = Files::new(&format!("{TARGET} {ED25519}"));
+    // A directory cannot be read as a file, whoever asks.
+    let unreadable = others.directory.path().to_owned();
+    let files = vec![own.path(), unreadable.clone(), others.path()];
+    let known = KnownHosts::new(files, TARGET, Mode::AcceptNew);
+    known.verify(&blob(ED25519)).unwrap();
+    assert!(!own.path().exists());
+    let known = KnownHosts::new(vec![unreadable], TARGET, Mode::AcceptNew);
+    let error = known.verify(&blob(ED25519)).unwrap_err();
+    assert!(matches!(error, HostKeyError::File { .. }), "{error}");
 }
 
 #[test]

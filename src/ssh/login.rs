@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
-use zeroize::Zeroize as _;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use super::auth::{client, server};
 use super::connection::{Connection, now};
 use super::credential::Credential;
 use super::error::{Error, Phase};
 use super::host_key::{Algorithm, HostKey};
+use super::person::Attendance;
 use super::transport::{self, Event, Transport, reason};
 use super::verifier::HostKeyVerifier;
 use super::wallet::Wallet;
@@ -42,10 +43,14 @@ pub struct ClientConfig {
     /// Time for key exchange and authentication together, not counting the time that an agent or a
     /// person takes.
     pub deadline: Duration,
+    /// Somebody waits for the login; without, nobody is asked for anything, nor to touch a security
+    /// key, and an agent must sign within the deadline.
+    pub attendance: Option<Attendance>,
 }
 
 impl ClientConfig {
-    /// Logs in as `user` to the server that `verifier` accepts, with nothing yet to show.
+    /// Logs in as `user`, who waits for it, to the server that `verifier` accepts, with nothing yet
+    /// to show.
     pub fn new(user: impl Into<String>, verifier: Arc<dyn HostKeyVerifier>) -> Self {
         Self {
             user: user.into(),
@@ -53,6 +58,7 @@ impl ClientConfig {
             verifier,
             transport: transport::Config::default(),
             deadline: LOGIN_DEADLINE,
+            attendance: Some(Attendance::default()),
         }
     }
 }
@@ -144,13 +150,10 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
         }
         self.enter(Phase::Authentication);
-        let (mut wallet, offers) = deadline
-            .bound(self.phase(), async {
-                Ok(Wallet::open(&config.credentials).await)
-            })
-            .await?;
+        let wallet = Wallet::open(&config.credentials, &config.user, config.attendance.clone());
+        let mut wallet = deadline.pause(wallet).await;
         let session_id = self.session_id().to_vec();
-        let mut core = client::Client::new(&session_id, &config.user, offers);
+        let mut core = client::Client::new(&session_id, &config.user, wallet.offers());
         loop {
             match core.poll_event() {
                 Some(client::Event::Banner(text)) => self.banners.push(text),
@@ -159,25 +162,46 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                     algorithm,
                     data,
                 }) => {
-                    let signature = deadline.pause(wallet.sign(offer, algorithm, &data)).await;
-                    core.signed(signature.as_deref());
+                    let is_patient = wallet.may_take_its_time(offer);
+                    let signing = wallet.sign(offer, algorithm, &data);
+                    let signature = if is_patient {
+                        deadline.pause(signing).await
+                    } else {
+                        let signing = async { Ok(signing.await) };
+                        deadline.bound(Phase::Authentication, signing).await?
+                    };
+                    match signature {
+                        Ok(signature) => core.signed(Some(&signature)),
+                        Err(outcome) => core.decline(outcome),
+                    }
                 }
-                Some(client::Event::Password { offer }) => core.password(wallet.password(offer)),
+                Some(client::Event::Password { offer }) => {
+                    match deadline.pause(wallet.password(offer)).await {
+                        Ok(password) => core.password(Some(&password)),
+                        Err(outcome) => core.decline(outcome),
+                    }
+                }
                 Some(client::Event::Questions { offer, questions }) => {
-                    let answers = deadline.pause(wallet.answer(offer, &questions)).await;
-                    let answers = answers
-                        .as_ref()
-                        .map(|all| all.iter().map(|one| one.as_str()).collect::<Vec<_>>());
-                    core.answered(answers.as_deref());
+                    match deadline.pause(wallet.answer(offer, &questions)).await {
+                        Ok(answers) => {
+                            let answers: Vec<_> =
+                                answers.iter().map(|answer| answer.as_str()).collect();
+                            core.answered(Some(&answers));
+                        }
+                        Err(outcome) => core.decline(outcome),
+                    }
                 }
+                Some(client::Event::Refused { offer }) => wallet.refused(offer).await,
                 Some(client::Event::Authenticated) => break,
-                Some(client::Event::Failed(failed)) => return Err(failed.into()),
+                Some(client::Event::Failed(failed)) => return Err(Box::new(failed).into()),
                 None => {
                     let exchange = self.exchange(&mut core);
                     deadline.bound(Phase::Authentication, exchange).await?;
                 }
             }
         }
+        wallet.succeeded();
+        self.took_person = wallet.took_person();
         config.user.clone_into(&mut self.user);
         self.transport().authenticated();
         self.enter(Phase::Connection);
@@ -187,13 +211,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// Sends what the core has to say, and brings it the next message.
     async fn exchange(&mut self, core: &mut client::Client) -> Result<(), Error> {
         while let Some(payload) = core.poll_transmit() {
+            // It may hold a password.
+            let payload = Zeroizing::new(payload);
             self.send(&payload).await?;
         }
         let message = match self.recv_any().await {
             Ok(message) => message,
             // Too many tries end so: what was tried says more.
             Err(Error::Refused { description, .. }) => {
-                return Err(core.failure(Some(description)).into());
+                return Err(Box::new(core.failure(Some(description))).into());
             }
             Err(error) => return Err(error),
         };
@@ -274,10 +300,13 @@ fn wipe(message: Bytes) {
     }
 }
 
-/// Moves `expected` to the front, keeping the order otherwise, as OpenSSH does: a server that has
-/// a key we know should show that one.
+/// Moves `expected` to the front, in its order, and keeps that of the others, as OpenSSH does: a
+/// server that has a key we know should show that one.
 fn prefer(offered: &mut [Algorithm], expected: &[Algorithm]) {
-    offered.sort_by_key(|algorithm| !expected.contains(algorithm));
+    offered.sort_by_key(|algorithm| {
+        let place = expected.iter().position(|one| one == algorithm);
+        place.unwrap_or(expected.len())
+    });
 }
 
 /// The time by which a connection must be up.

@@ -2,6 +2,7 @@
 //!
 //! The boundary above is [`Connection`]: messages numbered 80 and up, in and out.
 
+mod agent;
 pub mod auth;
 mod connection;
 pub mod credential;
@@ -10,6 +11,7 @@ pub mod host_key;
 pub mod known_hosts;
 mod login;
 pub mod messages;
+pub mod person;
 pub mod transport;
 pub mod verifier;
 mod wallet;
@@ -21,4 +23,5 @@ pub use self::error::{Error, Phase};
 pub use self::host_key::HostKey;
 pub use self::known_hosts::KnownHosts;
 pub use self::login::{ClientConfig, ServerConfig};
+pub use self::person::Attendance;
 pub use self::verifier::{HostKeyError, HostKeyVerifier, PinnedKey};

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
+use super::auth::CertificateFault;
 use super::host_key::Algorithm;
 use super::known_hosts::{fingerprint, key_type};
 use super::transport::algorithm::Named as _;
@@ -20,8 +21,8 @@ pub trait HostKeyVerifier: Send + Sync {
     /// A [`HostKeyError`] ends the connection before anything was sent to that server.
     fn verify(&self, blob: &[u8]) -> Result<(), HostKeyError>;
 
-    /// Algorithms of the keys expected, which are then preferred in the negotiation; empty when
-    /// any will do.
+    /// Algorithms of the keys expected, the best first, which are then preferred in the
+    /// negotiation; empty when any will do.
     fn expected_algorithms(&self) -> Vec<Algorithm> {
         Vec::new()
     }
@@ -55,6 +56,39 @@ pub enum HostKeyError {
         /// The fingerprint of the key known.
         known: String,
         /// The file that has it.
+        file: PathBuf,
+        /// Its line, counted from one.
+        line: usize,
+        /// The command that makes all files forget the host.
+        remedy: Box<str>,
+    },
+    /// A trusted authority certified the key in a way that does not count.
+    #[error(
+        "the certificate of {name} by the authority of {file}:{line} is not accepted",
+        file = .file.display()
+    )]
+    BadCertificate {
+        /// The name under which the key was looked up.
+        name: String,
+        /// The file that trusts the authority.
+        file: PathBuf,
+        /// Its line, counted from one.
+        line: usize,
+        /// What is wrong.
+        #[source]
+        fault: CertificateFault,
+    },
+    /// A trusted authority certified the key for other hosts.
+    #[error(
+        "the certificate by the authority of {file}:{line} is not for {name}, but for: {principals}",
+        file = .file.display()
+    )]
+    OtherPrincipals {
+        /// The name under which the key was looked up.
+        name: String,
+        /// The hosts that it is for, as they are listed in it.
+        principals: String,
+        /// The file that trusts the authority.
         file: PathBuf,
         /// Its line, counted from one.
         line: usize,
@@ -112,9 +146,20 @@ impl HostKeyError {
                  `{name}` to {}",
                 file.display()
             )),
-            Self::Changed { name, file, .. } => Some(format!(
-                "if the machine was set up anew, accept its key with: ssh-keygen -R '{name}' -f '{}'",
-                file.display()
+            Self::Changed { remedy, .. } => Some(format!(
+                "if the machine was set up anew, accept its key with: {remedy}"
+            )),
+            Self::BadCertificate { fault, .. } => Some(
+                match fault {
+                    CertificateFault::Expired | CertificateFault::NotYetValid => {
+                        "check the clock of this machine, or have the host's key certified anew"
+                    }
+                    _ => "have the host's key certified anew",
+                }
+                .to_owned(),
+            ),
+            Self::OtherPrincipals { name, .. } => Some(format!(
+                "have the host's key certified for it: ssh-keygen -s CA -h -I ID -n {name} KEY.pub"
             )),
             Self::Revoked { .. } | Self::NotPinned { .. } => {
                 Some("do not connect; ask whoever runs the machine".to_owned())

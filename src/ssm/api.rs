@@ -4,31 +4,32 @@
 //! temporary credentials can still be resumed. Calls are not repeated here: a StartSession whose
 //! answer was lost would leave a session behind, and resuming has a pace of its own.
 
+mod error;
+mod setup;
+
 use std::collections::HashMap;
-use std::error::Error as StdError;
-use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aws_config::retry::RetryConfig;
-use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_ssm::Client;
-use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::SessionState;
-use aws_smithy_runtime_api::http::Headers;
-use thiserror::Error;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::error::{Disposition, without_full_stop};
+pub(crate) use self::error::retry_after;
+pub use self::error::{Error, Operation};
+pub(crate) use self::setup::{CALL_TIMEOUT, configured_endpoint, timeouts};
+use self::setup::{api_host, ca_bundle};
 use super::secret::Secret;
+use super::websocket::{Caller, Gateways};
+use crate::net::{Destination, Dialler, HttpClient};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const CALL_TIMEOUT: Duration = Duration::from_secs(15);
 /// A `credential_process` may hang, and nobody else limits it.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Sessions started at the same instant stall for seconds in the agent; these far apart they do not.
@@ -36,292 +37,6 @@ const START_SPACING: Duration = Duration::from_millis(50);
 
 /// How far an account's list of sessions is read: 10 000 sessions at 200 a page.
 const LISTED_PAGES: usize = 50;
-
-type BoxError = Box<dyn StdError + Send + Sync>;
-
-/// A call of the SSM API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Operation {
-    /// StartSession.
-    Start,
-    /// ResumeSession.
-    Resume,
-    /// TerminateSession.
-    Terminate,
-    /// DescribeSessions.
-    Describe,
-}
-
-impl fmt::Display for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Start => "StartSession",
-            Self::Resume => "ResumeSession",
-            Self::Terminate => "TerminateSession",
-            Self::Describe => "DescribeSessions",
-        })
-    }
-}
-
-/// Why an API call failed.
-#[derive(Debug, Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// No region is configured.
-    #[error("no AWS region is configured")]
-    MissingRegion,
-    /// No credentials were found in the whole chain.
-    #[error("no AWS credentials found")]
-    CredentialsMissing(#[source] BoxError),
-    /// A source of credentials failed, such as an expired SSO login.
-    #[error("AWS credentials could not be loaded")]
-    CredentialsFailed(#[source] BoxError),
-    /// The service says that the credentials have expired.
-    #[error("AWS credentials have expired")]
-    CredentialsExpired(#[source] BoxError),
-    /// The service does not know the credentials, or the signature is wrong.
-    #[error("AWS credentials were not accepted")]
-    CredentialsInvalid(#[source] BoxError),
-    /// The credentials do not permit the call.
-    #[error("access denied for {operation}")]
-    AccessDenied {
-        /// The call.
-        operation: Operation,
-        /// What the service said.
-        #[source]
-        source: BoxError,
-    },
-    /// The target is unknown, offline, or in another account or region.
-    #[error("target is not connected to Session Manager")]
-    TargetNotConnected(#[source] BoxError),
-    /// The session document does not exist or does not fit its parameters.
-    #[error("session document was refused")]
-    InvalidDocument(#[source] BoxError),
-    /// The service does not know the SSM session any more.
-    #[error("the SSM session no longer exists")]
-    SessionGone(#[source] Option<BoxError>),
-    /// Too many calls.
-    #[error("{operation} was throttled")]
-    Throttled {
-        /// The call.
-        operation: Operation,
-        /// How long the service wants us to wait, if it says so.
-        retry_after: Option<Duration>,
-        /// What the service said.
-        #[source]
-        source: BoxError,
-    },
-    /// The service refuses the request as such.
-    #[error("{operation} was refused ({code})")]
-    Refused {
-        /// The call.
-        operation: Operation,
-        /// The error code of the service.
-        code: String,
-        /// What the service said.
-        #[source]
-        source: BoxError,
-    },
-    /// The request cannot even be made, for example because of a malformed endpoint URL.
-    #[error("the request to Systems Manager is invalid")]
-    InvalidRequest(#[source] BoxError),
-    /// The service failed.
-    #[error("{operation} failed in the service")]
-    Service {
-        /// The call.
-        operation: Operation,
-        /// How long the service wants us to wait, if it says so.
-        retry_after: Option<Duration>,
-        /// What the service said.
-        #[source]
-        source: BoxError,
-    },
-    /// The endpoint was not reached or gave no valid answer.
-    #[error("the Systems Manager endpoint cannot be reached")]
-    Unreachable(#[source] BoxError),
-    /// An answer without what it must contain.
-    #[error("{operation} gave an answer without {field}")]
-    Incomplete {
-        /// The call.
-        operation: Operation,
-        /// What is missing.
-        field: &'static str,
-    },
-}
-
-impl Error {
-    /// What recovery is left; see [`Disposition`].
-    pub fn disposition(&self) -> Disposition {
-        match self {
-            Self::CredentialsMissing(_)
-            | Self::CredentialsFailed(_)
-            | Self::CredentialsExpired(_)
-            | Self::CredentialsInvalid(_)
-            | Self::Throttled { .. }
-            | Self::Service { .. }
-            | Self::Unreachable(_)
-            | Self::Incomplete { .. } => Disposition::Resume,
-            Self::TargetNotConnected(_) | Self::SessionGone(_) => Disposition::Redial,
-            Self::AccessDenied { operation, .. } | Self::Refused { operation, .. } => {
-                match operation {
-                    Operation::Resume => Disposition::Redial,
-                    _ => Disposition::Fatal,
-                }
-            }
-            Self::MissingRegion | Self::InvalidDocument(_) | Self::InvalidRequest(_) => {
-                Disposition::Fatal
-            }
-        }
-    }
-
-    /// Whether the cause lies with the credentials, which a person may renew at any time.
-    pub fn is_credentials(&self) -> bool {
-        matches!(
-            self,
-            Self::CredentialsMissing(_)
-                | Self::CredentialsFailed(_)
-                | Self::CredentialsExpired(_)
-                | Self::CredentialsInvalid(_)
-        )
-    }
-
-    /// How long the service wants us to wait before the next call, if it says so.
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Throttled { retry_after, .. } | Self::Service { retry_after, .. } => *retry_after,
-            _ => None,
-        }
-    }
-
-    /// What a person can do about it, if anything is known.
-    pub fn hint(&self) -> Option<&'static str> {
-        Some(match self {
-            Self::MissingRegion => "pass --region, set AWS_REGION, or set a region in the profile",
-            Self::CredentialsMissing(_) => {
-                "pass --profile, set AWS_PROFILE, or export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            }
-            Self::CredentialsFailed(_) => {
-                "log in again (aws sso login) and see whether `aws sts get-caller-identity` works"
-            }
-            Self::CredentialsExpired(_) => "renew them, for example with `aws sso login`",
-            Self::CredentialsInvalid(_) => {
-                "check access key, secret, session token and the clock of this computer"
-            }
-            Self::AccessDenied { operation, .. } => match operation {
-                Operation::Start => {
-                    "the policy must allow ssm:StartSession on the target and the document"
-                }
-                Operation::Resume => "the policy must allow ssm:ResumeSession on the session",
-                Operation::Terminate => "the policy must allow ssm:TerminateSession on the session",
-                Operation::Describe => "the policy must allow ssm:DescribeSessions",
-            },
-            Self::TargetNotConnected(_) => {
-                "check the id, the region and the account, and that amazon-ssm-agent is running there"
-            }
-            Self::InvalidDocument(_) => "check the document's name, region and parameters",
-            Self::Throttled { .. } => "too many calls for this account: wait a little",
-            Self::InvalidRequest(_) => "check the region's name and the endpoint URL if one is set",
-            Self::Unreachable(_) => {
-                "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
-            }
-            Self::SessionGone(_)
-            | Self::Refused { .. }
-            | Self::Service { .. }
-            | Self::Incomplete { .. } => return None,
-        })
-    }
-
-    /// Sorts an error of the SDK by what is to be done about it.
-    fn classify<E>(operation: Operation, error: SdkError<E>) -> Self
-    where
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-    {
-        if let SdkError::ServiceError(service) = error {
-            let status = service.raw().status().as_u16();
-            let retry_after = retry_after(service.raw().headers());
-            return Self::classify_answer(operation, status, retry_after, service.into_err());
-        }
-        let response = error.raw_response();
-        let is_failing = response.is_some_and(|response| response.status().is_server_error());
-        let retry_after = response.and_then(|response| retry_after(response.headers()));
-        match (credentials_error(&error), &error) {
-            (Some(CredentialsError::CredentialsNotLoaded(_)), _) => {
-                Self::CredentialsMissing(error.into())
-            }
-            (Some(_), _) => Self::CredentialsFailed(error.into()),
-            (None, SdkError::ConstructionFailure(_)) => Self::InvalidRequest(error.into()),
-            (None, _) if is_failing => Self::Service {
-                operation,
-                retry_after,
-                source: error.into(),
-            },
-            (None, _) => Self::Unreachable(error.into()),
-        }
-    }
-
-    fn classify_answer<E>(
-        operation: Operation,
-        status: u16,
-        retry_after: Option<Duration>,
-        error: E,
-    ) -> Self
-    where
-        E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
-    {
-        let code = error.code().unwrap_or_default().to_owned();
-        let source: BoxError = match error.message() {
-            Some(message) => without_full_stop(message).to_owned().into(),
-            None => error.into(),
-        };
-        let throttled = |source| Self::Throttled {
-            operation,
-            retry_after,
-            source,
-        };
-        let failing = |source| Self::Service {
-            operation,
-            retry_after,
-            source,
-        };
-        match code.as_str() {
-            "TargetNotConnected"
-            | "TargetNotConnectedException"
-            | "InvalidTarget"
-            | "InvalidInstanceId" => Self::TargetNotConnected(source),
-            "InvalidDocument" | "InvalidDocumentException" | "InvalidParameters" => {
-                Self::InvalidDocument(source)
-            }
-            "DoesNotExistException" => Self::SessionGone(Some(source)),
-            "ExpiredToken" | "ExpiredTokenException" | "RequestExpired" => {
-                Self::CredentialsExpired(source)
-            }
-            "UnrecognizedClientException"
-            | "InvalidClientTokenId"
-            | "InvalidSignatureException"
-            | "SignatureDoesNotMatch"
-            | "IncompleteSignature"
-            | "MissingAuthenticationToken"
-            | "MissingAuthenticationTokenException" => Self::CredentialsInvalid(source),
-            "AccessDenied" | "AccessDeniedException" | "UnauthorizedOperation" => {
-                Self::AccessDenied { operation, source }
-            }
-            "Throttling"
-            | "ThrottlingException"
-            | "ThrottledException"
-            | "TooManyRequestsException"
-            | "RequestLimitExceeded" => throttled(source),
-            "InternalServerError" | "InternalFailure" | "ServiceUnavailable" => failing(source),
-            _ if status == 429 => throttled(source),
-            _ if status >= 500 => failing(source),
-            _ if code.is_empty() => Self::Unreachable(source),
-            _ => Self::Refused {
-                operation,
-                code,
-                source,
-            },
-        }
-    }
-}
 
 /// Where a WebSocket may be opened, once.
 #[derive(Debug, Clone)]
@@ -345,14 +60,17 @@ impl Ticket {
 /// The SSM API in one region, as one identity.
 #[derive(Debug, Clone)]
 pub struct Ssm {
+    config: Arc<SdkConfig>,
     client: Client,
     credentials: SharedCredentialsProvider,
     region: String,
+    dialler: Arc<Dialler>,
+    gateways: Gateways,
     last_start: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Ssm {
-    /// Sets up from the usual AWS environment: variables, profiles, endpoint overrides.
+    /// Sets up from the usual AWS environment: variables, profiles, endpoint overrides, proxies.
     ///
     /// # Errors
     /// [`Error::MissingRegion`]; credentials are looked for at the first call.
@@ -362,24 +80,37 @@ impl Ssm {
 
     /// Sets up from `loader`, on which profile, region or endpoint may have been chosen.
     ///
+    /// The HTTP client is ours, so that sources of credentials find the same way out.
+    ///
     /// # Errors
     /// As [`from_env`](Self::from_env).
     pub async fn from_loader(loader: aws_config::ConfigLoader) -> Result<Self, Error> {
-        Self::new(&loader.load().await)
+        let dialler = Arc::new(Dialler::from_env());
+        let loader = loader.http_client(HttpClient::new(Arc::clone(&dialler)));
+        Self::with_dialler(loader.load().await, dialler)
     }
 
-    /// Sets up from `config`; only its time-outs and retries are replaced by ours.
+    /// Sets up from `config`; its time-outs and retries are replaced by ours, and so is a lacking HTTP
+    /// client.
     ///
     /// # Errors
-    /// [`Error::MissingRegion`], or [`Error::CredentialsMissing`] without any provider.
+    /// As [`from_env`](Self::from_env), or [`Error::CredentialsMissing`] without any provider.
     pub fn new(config: &SdkConfig) -> Result<Self, Error> {
+        let dialler = Arc::new(Dialler::from_env());
+        let client = config.http_client();
+        let client =
+            client.unwrap_or_else(|| SharedHttpClient::new(HttpClient::new(Arc::clone(&dialler))));
+        let config = config.clone().into_builder().http_client(client).build();
+        Self::with_dialler(config, dialler)
+    }
+
+    fn with_dialler(config: SdkConfig, dialler: Arc<Dialler>) -> Result<Self, Error> {
         let region = config.region().ok_or(Error::MissingRegion)?.to_string();
-        let timeouts = TimeoutConfig::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .operation_timeout(CALL_TIMEOUT)
-            .build();
-        let service = aws_sdk_ssm::config::Builder::from(config)
-            .timeout_config(timeouts)
+        if let Some(bundle) = ca_bundle(&config) {
+            dialler.trust(bundle.into());
+        }
+        let service = aws_sdk_ssm::config::Builder::from(&config)
+            .timeout_config(timeouts())
             .retry_config(RetryConfig::disabled())
             .build();
         Ok(Self {
@@ -388,8 +119,41 @@ impl Ssm {
                 .credentials_provider()
                 .ok_or_else(|| Error::CredentialsMissing("no provider is configured".into()))?,
             region,
+            dialler,
+            gateways: Gateways {
+                api_host: api_host(&config),
+                replacement: None,
+            },
             last_start: Arc::default(),
+            config: Arc::new(config),
         })
+    }
+
+    /// Opens WebSockets at `endpoint`, keeping path and query of every StreamUrl: for VPC endpoints
+    /// whose private DNS names are not in use.
+    #[must_use]
+    pub fn with_message_endpoint(mut self, endpoint: Destination) -> Self {
+        self.gateways.replacement = Some(endpoint);
+        self
+    }
+
+    /// What opening a WebSocket takes, but for the credentials.
+    pub(super) fn caller(&self) -> Caller<'_> {
+        Caller {
+            dialler: &self.dialler,
+            gateways: &self.gateways,
+            region: &self.region,
+        }
+    }
+
+    /// The client, for calls that have no place here: without retries, and with our time-outs.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What it was set up from, with the HTTP client in use: for services beside Systems Manager.
+    pub(crate) fn config(&self) -> &SdkConfig {
+        &self.config
     }
 
     /// The region that calls go to and that WebSockets are signed for.
@@ -521,7 +285,7 @@ impl Ssm {
                 .set_next_token(page)
                 .send()
                 .await
-                .map_err(|error| Error::classify(Operation::Describe, error))?;
+                .map_err(|error| Error::classify(Operation::DescribeSessions, error))?;
             let sessions = answer.sessions.unwrap_or_default().into_iter();
             let ours = sessions.filter(|session| session.reason.as_deref() == Some(reason));
             found.extend(ours.filter_map(|session| session.session_id));
@@ -540,27 +304,6 @@ impl Ssm {
         }
         *last = Some(Instant::now());
     }
-}
-
-/// What the service says in seconds (RFC 9110, section 10.2.3), or AWS's own way in milliseconds. A
-/// date is not understood: services do not send one.
-fn retry_after(headers: &Headers) -> Option<Duration> {
-    let number = |name| headers.get(name)?.trim().parse().ok();
-    number("x-amz-retry-after")
-        .map(Duration::from_millis)
-        .or_else(|| number("retry-after").map(Duration::from_secs))
-}
-
-/// The error of the credentials chain among the causes of `error`.
-fn credentials_error<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a CredentialsError> {
-    let mut cause = Some(error);
-    while let Some(current) = cause {
-        if let Some(found) = current.downcast_ref::<CredentialsError>() {
-            return Some(found);
-        }
-        cause = current.source();
-    }
-    None
 }
 
 #[cfg(test)]

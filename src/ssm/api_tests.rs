@@ -1,5 +1,7 @@
 //! Answers of the service and of the network, each sorted by what is to be done about it.
 
+use std::error::Error as _;
+
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -7,6 +9,8 @@ use aws_config::Region;
 use aws_config::identity::IdentityCache;
 
 use super::*;
+use crate::net;
+use crate::ssm::Disposition;
 
 /// A configuration for a service on this computer.
 pub(in crate::ssm) fn sdk_config(endpoint: &str) -> SdkConfig {
@@ -97,7 +101,7 @@ async fn errors_of_the_service_are_told_apart() {
 #[tokio::test]
 async fn answers_that_are_none_are_errors_too() {
     let garbage = error_for("SSH-2.0-OpenSSH_9.2\r\n").await;
-    assert!(matches!(garbage, Error::Unreachable(_)), "{garbage:?}");
+    assert!(matches!(garbage, Error::Unreachable { .. }), "{garbage:?}");
     let incomplete = error_of(200, r#"{"SessionId":"s"}"#).await;
     assert!(
         matches!(
@@ -110,7 +114,7 @@ async fn answers_that_are_none_are_errors_too() {
         "{incomplete:?}"
     );
     let html = error_of(404, "<html>not here</html>").await;
-    assert!(matches!(html, Error::Unreachable(_)), "{html:?}");
+    assert!(matches!(html, Error::Unreachable { .. }), "{html:?}");
     let busy = error_of(503, "").await;
     assert!(matches!(busy, Error::Service { .. }), "{busy:?}");
 }
@@ -153,7 +157,9 @@ async fn nobody_at_the_endpoint_is_unreachable() {
     drop(listener);
     let ssm = Ssm::new(&sdk_config(&endpoint)).unwrap();
     let error = ssm.terminate_session("s").await.unwrap_err();
-    assert!(matches!(error, Error::Unreachable(_)), "{error:?}");
+    let is_named = matches!(&error, Error::Network(net::Error::Connect { host, .. }) if endpoint.ends_with(host));
+    assert!(is_named, "{error:?}");
+    assert_eq!(error.disposition(), Disposition::Resume);
     assert!(error.hint().is_some());
 }
 

@@ -56,6 +56,9 @@ pub enum Error {
         /// How long it was waited for.
         held: Duration,
     },
+    /// Somebody was asked for a password or the like, and has not answered yet.
+    #[error("waiting for an answer on the daemon's terminal")]
+    Unanswered,
     /// The daemon is stopping.
     #[error("ssmshim is stopping")]
     Stopped,
@@ -76,9 +79,20 @@ impl Error {
                 **source,
                 ssh::Error::HostKey(_) | ssh::Error::AuthenticationFailed(_)
             ),
-            Self::NoSshd { .. } | Self::Away { .. } | Self::HeldTooLong { .. } => false,
+            Self::NoSshd { .. }
+            | Self::Away { .. }
+            | Self::HeldTooLong { .. }
+            | Self::Unanswered => false,
             Self::Stopped => true,
         }
+    }
+
+    /// Whether the login needs somebody, and nobody was asked because nobody waits for it.
+    pub fn needs_person(&self) -> bool {
+        matches!(self, Self::Login { source, .. } if matches!(
+            &**source,
+            ssh::Error::AuthenticationFailed(failed) if failed.needs_person()
+        ))
     }
 
     /// Whether the target is known to be out of the service's reach for now. It may be starting up.
@@ -99,6 +113,10 @@ impl Error {
             Self::HeldTooLong { .. } => {
                 Some("see what the daemon says; --hold SECONDS waits longer".into())
             }
+            Self::Unanswered => Some(
+                "type it where `ssmshim serve` runs, and connect again; --hold SECONDS waits longer"
+                    .into(),
+            ),
             Self::Stopped => None,
         }
     }

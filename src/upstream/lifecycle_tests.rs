@@ -28,7 +28,8 @@ fn offline() -> Error {
 }
 
 fn unreachable() -> Error {
-    session_error(ssm::api::Error::Unreachable("no route".into()))
+    let call = ssm::api::Operation::Start;
+    session_error(ssm::api::Error::unanswered(call, "no route"))
 }
 
 fn session_error(error: ssm::api::Error) -> Error {

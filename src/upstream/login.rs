@@ -8,8 +8,10 @@ use tracing::debug;
 
 use super::error::Error;
 use super::transport::Transport;
+use super::users::Users;
+use crate::ssh::auth::client::AuthenticationFailed;
 use crate::ssh::verifier::HostKeyVerifier;
-use crate::ssh::{self, ClientConfig, Connection, Credential, Phase};
+use crate::ssh::{self, Attendance, ClientConfig, Connection, Credential, Phase};
 use crate::tunnel::Tunnel;
 
 /// How long word of a refusal may take to get from one task to another.
@@ -17,8 +19,8 @@ const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
 
 /// As whom, with what, and to whom transports log in.
 pub struct Login {
-    /// User on the target.
-    pub user: String,
+    /// Users on the target.
+    pub users: Users,
     /// Tried in this order.
     pub credentials: Vec<Credential>,
     /// Decides on the target's host key.
@@ -26,23 +28,101 @@ pub struct Login {
 }
 
 impl Login {
-    /// Opens a stream to sshd and logs in on it.
+    /// Logs in as the first user that sshd accepts, on a stream for each: sshd does not let a client change its
+    /// mind about who it is. With `attendance`, somebody waits for that and may be asked.
+    ///
+    /// Until it is known who is accepted, keys are tried for all of them first: nobody is asked for the password of
+    /// a user who may not exist while another one is let in with a key.
     ///
     /// # Errors
     /// Why there is no transport: no sshd, a wrong key, or the tunnel went away.
-    pub(super) async fn run(&self, tunnel: &Tunnel) -> Result<Transport, Error> {
+    pub(super) async fn run(
+        &self,
+        tunnel: &Tunnel,
+        attendance: Option<Attendance>,
+    ) -> Result<Transport, Error> {
+        let search = self.users.search().await;
+        let mut users = self.users.in_order();
+        let mut refused = Vec::new();
+        if search.is_some() {
+            let is_key = |credential: &&Credential| !credential.is_person();
+            let keys: Vec<_> = self.credentials.iter().filter(is_key).cloned().collect();
+            refused = match self.try_all(&users, &keys, tunnel, &attendance).await? {
+                Ok(transport) => return Ok(transport),
+                Err(refused) => refused,
+            };
+            let takes_answers = |user: &&str| {
+                let mut refused = refused.iter();
+                refused.any(|failed| failed.user == **user && failed.takes_answers())
+            };
+            users.retain(takes_answers);
+        }
+        let credentials = &self.credentials;
+        match self
+            .try_all(&users, credentials, tunnel, &attendance)
+            .await?
+        {
+            Ok(transport) => Ok(transport),
+            // Those who were tried last come first, for they were tried with everything.
+            Err(last) => Err(refusal(tunnel, last.into_iter().chain(refused))),
+        }
+    }
+
+    /// The first of `users` who is let in with `credentials`, or how each of them was refused. Nobody else is tried
+    /// after one for whom somebody would have to be asked.
+    async fn try_all(
+        &self,
+        users: &[&str],
+        credentials: &[Credential],
+        tunnel: &Tunnel,
+        attendance: &Option<Attendance>,
+    ) -> Result<Result<Transport, Vec<AuthenticationFailed>>, Error> {
+        let mut refused = Vec::new();
+        for user in users {
+            let credentials = credentials.to_vec();
+            let attendance = attendance.clone();
+            match self
+                .log_in_as(user, credentials, tunnel, attendance)
+                .await?
+            {
+                Ok(transport) => {
+                    self.users.accepted(user);
+                    return Ok(Ok(transport));
+                }
+                Err(failed) => {
+                    let is_enough = failed.needs_person();
+                    refused.push(failed);
+                    if is_enough {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(Err(refused))
+    }
+
+    /// Opens a stream to sshd and logs in on it; the inner error is a refusal of all credentials.
+    async fn log_in_as(
+        &self,
+        user: &str,
+        credentials: Vec<Credential>,
+        tunnel: &Tunnel,
+        attendance: Option<Attendance>,
+    ) -> Result<Result<Transport, AuthenticationFailed>, Error> {
         let mut refusals = tunnel.refusals();
         let refused_before = *refusals.borrow_and_update();
         let stream = tunnel.open().await?;
         let config = ClientConfig {
-            credentials: self.credentials.clone(),
-            ..ClientConfig::new(&self.user, Arc::clone(&self.verifier))
+            credentials,
+            attendance,
+            ..ClientConfig::new(user, Arc::clone(&self.verifier))
         };
         match Connection::connect(stream, config).await {
             Ok(transport) => {
-                debug!(sshd = transport.peer_version(), "logged in");
-                Ok(Transport::new(transport))
+                debug!(user, sshd = transport.peer_version(), "logged in");
+                Ok(Ok(Transport::new(transport)))
             }
+            Err(ssh::Error::AuthenticationFailed(failed)) => Ok(Err(*failed)),
             Err(error) => {
                 let target = tunnel.target().to_owned();
                 let was_early = matches!(
@@ -64,5 +144,25 @@ impl Login {
                 })
             }
         }
+    }
+}
+
+/// What is told of the refusals: the first, and who else was tried.
+fn refusal(tunnel: &Tunnel, refused: impl IntoIterator<Item = AuthenticationFailed>) -> Error {
+    let mut refused = refused.into_iter();
+    let source = match refused.next() {
+        Some(mut first) => {
+            for other in refused {
+                if other.user != first.user && !first.others.contains(&other.user) {
+                    first.others.push(other.user);
+                }
+            }
+            ssh::Error::from(Box::new(first))
+        }
+        None => ssh::Error::Ended,
+    };
+    Error::Login {
+        target: tunnel.target().to_owned(),
+        source: Arc::new(source),
     }
 }

@@ -11,7 +11,9 @@ mod login;
 mod pool;
 mod state;
 mod transport;
+mod users;
 
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,7 +31,9 @@ pub use self::login::Login;
 use self::pool::Pool;
 pub use self::state::{News, Outage, State};
 pub use self::transport::Transport;
+pub use self::users::Users;
 use crate::report::one_line;
+use crate::ssh::Attendance;
 use crate::tunnel::{self, Tunnel};
 
 /// What an upstream needs to know.
@@ -166,11 +170,11 @@ impl Upstream {
     /// [`Options::hold`] otherwise.
     pub async fn lease(&self) -> Result<Transport, Error> {
         let Shared { pool, .. } = &*self.shared;
-        self.held(async |last_failure| {
+        self.held(async |last_failure, attendance| {
             self.shared.tunnel(last_failure).await?;
             match pool.take().await {
                 Some(transport) => Ok(transport),
-                None => self.shared.log_in(last_failure).await,
+                None => self.shared.log_in(last_failure, attendance).await,
             }
         })
         .await
@@ -181,19 +185,24 @@ impl Upstream {
     /// # Errors
     /// As [`Upstream::lease`].
     pub async fn lease_new(&self) -> Result<Transport, Error> {
-        self.held(async |last_failure| self.shared.log_in(last_failure).await)
-            .await
+        self.held(async |last_failure, attendance| {
+            self.shared.log_in(last_failure, attendance).await
+        })
+        .await
     }
 
-    /// Runs `seek`, which notes its setbacks, for as long as a client waits.
+    /// Runs `seek`, which notes its setbacks and may ask people, for as long as a client waits.
     async fn held(
         &self,
-        seek: impl AsyncFnOnce(&mut Option<Error>) -> Result<Transport, Error>,
+        seek: impl AsyncFnOnce(&mut Option<Error>, Option<&Attendance>) -> Result<Transport, Error>,
     ) -> Result<Transport, Error> {
         self.shared.wanted.notify_one();
         let mut last_failure = None;
-        match tokio::time::timeout(self.shared.hold, seek(&mut last_failure)).await {
+        let attendance = Attendance::default();
+        let seek = seek(&mut last_failure, Some(&attendance));
+        match tokio::time::timeout(self.shared.hold, seek).await {
             Ok(leased) => leased,
+            Err(_) if attendance.is_asking() => Err(Error::Unanswered),
             Err(_) => Err(self.shared.why_not(last_failure)),
         }
     }
@@ -222,9 +231,12 @@ impl Upstream {
         let mut backoff = Backoff::default();
         let mut is_failing = false;
         loop {
+            // From now on: somebody may answer while nobody is asked here.
+            let mut logged_in = pin!(self.shared.logged_in.notified());
+            logged_in.as_mut().enable();
             let spare = async {
                 pool.is_short().await;
-                self.shared.log_in(&mut None).await
+                self.shared.log_in(&mut None, None).await
             };
             let spare = tokio::select! {
                 () = stop.cancelled() => return,
@@ -238,6 +250,14 @@ impl Upstream {
                         self.shared.tell(News::LoggedIn);
                     }
                     continue;
+                }
+                Err(error) if error.needs_person() => {
+                    debug!(reason = one_line(&error), "no spare transport");
+                    // What somebody answers then may do for spare ones as well.
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = logged_in => continue,
+                    }
                 }
                 Err(error) => error,
             };
@@ -267,7 +287,11 @@ impl Shared {
     ///
     /// # Errors
     /// What waiting cannot heal, or that nothing listens on the port.
-    async fn log_in(&self, last_failure: &mut Option<Error>) -> Result<Transport, Error> {
+    async fn log_in(
+        &self,
+        last_failure: &mut Option<Error>,
+        attendance: Option<&Attendance>,
+    ) -> Result<Transport, Error> {
         let mut closed_since = None;
         let mut pauses = ExponentialBuilder::new()
             .with_min_delay(LOGIN_PAUSE)
@@ -279,10 +303,13 @@ impl Shared {
             let tunnel = self.tunnel(last_failure).await?;
             let mut absence = self.absence.clone();
             absence.mark_unchanged();
-            let error = match self.attempt(&tunnel).await {
+            let error = match self.attempt(&tunnel, attendance.cloned()).await {
                 Ok(transport) => {
                     *self.lock_banner() = transport.banner();
-                    self.logged_in.notify_waiters();
+                    // One that took somebody says nothing about those that nobody waits for.
+                    if !transport.connection.took_person() {
+                        self.logged_in.notify_waiters();
+                    }
                     return Ok(transport);
                 }
                 Err(error) => error,
@@ -308,10 +335,14 @@ impl Shared {
         }
     }
 
-    async fn attempt(&self, tunnel: &Tunnel) -> Result<Transport, Error> {
+    async fn attempt(
+        &self,
+        tunnel: &Tunnel,
+        attendance: Option<Attendance>,
+    ) -> Result<Transport, Error> {
         // Never closed, so there is a permit in the end.
         let _permit = self.logins.acquire().await;
-        self.login.run(tunnel).await
+        self.login.run(tunnel, attendance).await
     }
 
     /// The tunnel, once it is up and has a link; what goes wrong meanwhile is noted in `last_failure`.

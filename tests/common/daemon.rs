@@ -50,6 +50,7 @@ pub(crate) fn environment(home: &Path) -> Vec<(String, String)> {
 /// The environment that sends the AWS SDK to an emulator.
 pub(crate) fn aws_environment(endpoint: &str) -> Vec<(String, String)> {
     [
+        ("AWS_ENDPOINT_URL", endpoint),
         ("AWS_ENDPOINT_URL_SSM", endpoint),
         ("AWS_REGION", "eu-central-1"),
         ("AWS_ACCESS_KEY_ID", "AKIDEXAMPLE"),

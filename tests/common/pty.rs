@@ -26,13 +26,31 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Starts `program` on a terminal of `rows` by `cols`.
     pub(crate) fn start(program: &str, args: &[String], rows: u16, cols: u16) -> Self {
+        let command = Command::new(program)
+            .args(args)
+            .env("TERM", "xterm-256color")
+            .env_remove("SSH_AUTH_SOCK");
+        Self::spawn(program, command, rows, cols)
+    }
+
+    /// Starts `program` with `environment` and no more.
+    pub(crate) fn start_with(
+        program: &str,
+        args: &[String],
+        environment: &[(String, String)],
+    ) -> Self {
+        let command = Command::new(program)
+            .args(args)
+            .env_clear()
+            .envs(environment.iter().cloned());
+        Self::spawn(program, command, 24, 200)
+    }
+
+    fn spawn(program: &str, command: Command, rows: u16, cols: u16) -> Self {
         let (pty, pts) = pty_process::blocking::open().expect("a pseudo-terminal");
         pty.resize(Size::new(rows, cols))
             .expect("a terminal has a size");
-        let child = Command::new(program)
-            .args(args)
-            .env("TERM", "xterm-256color")
-            .env_remove("SSH_AUTH_SOCK")
+        let child = command
             .spawn(pts)
             .unwrap_or_else(|error| panic!("{program}: {error}"));
 
@@ -96,6 +114,18 @@ impl Terminal {
             self.shown.push_str(&String::from_utf8_lossy(&chunk));
         }
         self.shown.contains(text)
+    }
+
+    /// What is shown from the last word that was waited for until now.
+    pub(crate) fn screen(&mut self) -> &str {
+        while let Ok(chunk) = self.screen.try_recv() {
+            self.shown.push_str(&String::from_utf8_lossy(&chunk));
+        }
+        &self.shown
+    }
+
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
+        self.program.signal(signal);
     }
 
     /// Waits for the program's end and returns its status.

@@ -299,7 +299,11 @@ pub(crate) fn auth_client(input: &[u8]) {
         label: "key".to_owned(),
         query: true,
     };
-    let offers = vec![key, Offer::Password, Offer::KeyboardInteractive];
+    let offers = vec![
+        key,
+        Offer::Password { retry: true },
+        Offer::KeyboardInteractive,
+    ];
     let mut client = Client::new(b"session", "someone", offers);
     for message in Lengths(input) {
         if client.handle_input(message).is_err() {

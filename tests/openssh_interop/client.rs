@@ -1,9 +1,11 @@
 //! Our client against a real sshd.
 
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use ssmshim::ssh::auth::client::Outcome;
+use ssmshim::ssh::credential::AgentKeys;
 use ssmshim::ssh::host_key;
 use ssmshim::ssh::known_hosts::{KnownHosts, Mode};
 use ssmshim::ssh::transport::algorithm::{Cipher, Compression, Kex, Mac, Named as _};
@@ -61,12 +63,34 @@ async fn certificates_log_in() {
 }
 
 /// An ssh-agent that ends with the test.
-struct Agent(Child);
+pub(crate) struct Agent {
+    process: Child,
+    pub(crate) socket: PathBuf,
+}
+
+impl Agent {
+    /// Starts one with its socket in `directory`; none where there is no ssh-agent. Nobody can be
+    /// asked to confirm the use of a key.
+    pub(crate) async fn start(directory: &Path) -> Option<Self> {
+        if !has("ssh-agent") {
+            return None;
+        }
+        let socket = directory.join("agent");
+        let mut agent = Command::new("ssh-agent");
+        agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
+        agent.env("SSH_ASKPASS", "/bin/false");
+        let process = agent.spawn().unwrap();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            tokio::task::yield_now().await;
+        }
+        Some(Self { process, socket })
+    }
+}
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -76,21 +100,15 @@ async fn keys_of_an_agent_log_in() {
     let Some(sshd) = Sshd::new(&keys, "") else {
         return;
     };
-    if !has("ssh-agent") {
+    let Some(agent) = Agent::start(sshd.path()).await else {
         return;
-    }
-    let socket = sshd.path().join("agent");
-    let mut agent = Command::new("ssh-agent");
-    agent.arg("-D").arg("-a").arg(&socket).stdout(Stdio::null());
-    let _agent = Agent(agent.spawn().unwrap());
-    while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-        tokio::task::yield_now().await;
-    }
+    };
+    let socket = &agent.socket;
     // The first is not authorized; `user_cert` brings its certificate.
     for added in [&["ed25519", "rsa2048"][..], &["ecdsa_p384"], &["user_cert"]] {
         let agent_command = |program: &str| {
             let mut command = Command::new(program);
-            command.env("SSH_AUTH_SOCK", &socket).stderr(Stdio::null());
+            command.env("SSH_AUTH_SOCK", socket).stderr(Stdio::null());
             command
         };
         assert!(
@@ -110,10 +128,7 @@ async fn keys_of_an_agent_log_in() {
                     .success()
             );
         }
-        let credential = Credential::Agent {
-            socket: socket.clone(),
-            only: None,
-        };
+        let credential = Credential::Agent(AgentKeys::new(socket));
         let config = sshd.config(vec![credential]);
         let mut connection = Connection::connect(sshd.dial().await, config)
             .await
@@ -121,10 +136,8 @@ async fn keys_of_an_agent_log_in() {
         assert_eq!(exec(&mut connection, "true", b"").await.status, Some(0));
     }
     // An agent that is gone is passed over.
-    let mut credentials = vec![Credential::Agent {
-        socket: sshd.path().join("nothing"),
-        only: None,
-    }];
+    let nothing = AgentKeys::new(sshd.path().join("nothing"));
+    let mut credentials = vec![Credential::Agent(nothing)];
     credentials.extend(sshd.credentials("rsa2048"));
     let config = sshd.config(credentials);
     Connection::connect(sshd.dial().await, config)

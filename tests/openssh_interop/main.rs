@@ -7,7 +7,9 @@
 
 mod channel;
 mod client;
+mod credentials;
 mod endpoint;
+mod host_keys;
 mod misuse;
 mod server;
 mod sshd;

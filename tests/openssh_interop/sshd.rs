@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use ssmshim::ssh::credential::load_identity;
+use ssmshim::ssh::person::{Answer, Nobody};
 use ssmshim::ssh::{ClientConfig, Connection, Credential, Error, PinnedKey};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -127,7 +128,7 @@ impl Sshd {
     /// The credentials of the test key `name`.
     pub(crate) fn credentials(&self, name: &str) -> Vec<Credential> {
         let path = copy_key(name, self.path());
-        load_identity(&path, &mut |_| None).unwrap()
+        load_identity(&path, &nobody()).unwrap()
     }
 
     fn log_file(&self) -> PathBuf {
@@ -145,6 +146,11 @@ impl Drop for Sshd {
             println!("sshd said:\n{}", self.log());
         }
     }
+}
+
+/// Nobody to ask.
+pub(crate) fn nobody() -> Arc<dyn Answer> {
+    Arc::new(Nobody)
 }
 
 /// The blob of a public key line.

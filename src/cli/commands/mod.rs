@@ -1,10 +1,12 @@
 //! The commands that stay in the foreground, and how they end.
 
+mod choose;
 pub(super) mod demo;
 pub(super) mod emulator;
 mod news;
 pub(super) mod serve;
 mod signals;
+pub(super) mod targets;
 
 use std::cell::Cell;
 use std::future::Future;

@@ -4,14 +4,23 @@ use super::super::args::ServeArgs;
 use super::super::exit::Exit;
 use super::super::output::Output;
 use super::signals::Signals;
-use super::{fail, finish, stay};
-use crate::config::{File, Overrides, Serve};
+use super::{choose, fail, finish, stay};
+use crate::config::{File, Overrides, Serve, UsageError};
 use crate::daemon::Daemon;
 use crate::report::one_line;
 
 /// Runs until a signal comes or the target turns out to be out of reach for good.
 pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
-    let config = match Serve::resolve(overrides(arguments)) {
+    let mut overrides = overrides(arguments);
+    let mut resolved = Serve::resolve(overrides.clone());
+    if matches!(resolved, Err(UsageError::NoTarget)) && output.is_interactive() {
+        overrides.values.target = match choose::target(&overrides, output).await {
+            Ok(chosen) => chosen,
+            Err(exit) => return exit,
+        };
+        resolved = Serve::resolve(overrides);
+    }
+    let config = match resolved {
         Ok(config) => config,
         Err(error) => {
             output.error(&one_line(&error), error.hint().as_deref());
@@ -23,11 +32,16 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
         Err(error) => return fail(output, &error, None),
     };
     output.say(&format!("reaching {} …", config.target));
-    let daemon = match Daemon::serve(&config).await {
+    // Looking for the target may take its time.
+    let served = tokio::select! {
+        served = Daemon::serve(&config) => served,
+        () = signals.next() => return Exit::Done,
+    };
+    let daemon = match served {
         Ok(daemon) => daemon,
         Err(error) => return fail(output, &error, error.hint().as_deref()),
     };
-    let exit = stay(&daemon, &config.target, output, &mut signals).await;
+    let exit = stay(&daemon, daemon.target(), output, &mut signals).await;
     finish(exit, daemon.shutdown(), &mut signals).await
 }
 
@@ -38,15 +52,18 @@ fn overrides(arguments: ServeArgs) -> Overrides {
             listen: arguments.listen,
             user: arguments.user,
             identity: arguments.identity,
+            certificate: arguments.certificate,
             ssh_port: arguments.ssh_port,
             profile: arguments.profile,
             region: arguments.region,
+            ssmmessages_endpoint: arguments.ssmmessages_endpoint,
             access: arguments.access,
             authorized_keys: arguments.authorized_keys,
             host_key: arguments.host_key,
             known_hosts: arguments.known_hosts,
             strict_host_key: arguments.strict_host_key,
             hold_seconds: arguments.hold,
+            ..File::default()
         },
         config: arguments.config,
         allow_remote_clients: arguments.allow_remote_clients,

@@ -23,14 +23,19 @@ pub(crate) struct ApiError {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     AccessDenied,
+    Auth,
     BadRequest,
     DoesNotExist,
+    Ec2InstanceNotFound,
+    Ec2InstanceStateInvalid,
     ExpiredToken,
     InternalServer,
+    InvalidArgs,
     InvalidDocument,
     InvalidFilterKey,
     InvalidNextToken,
     Serialization,
+    Service,
     TargetNotConnected,
     Throttling,
     UnknownOperation,
@@ -42,14 +47,19 @@ impl Kind {
     fn name(self) -> &'static str {
         match self {
             Self::AccessDenied => "AccessDeniedException",
+            Self::Auth => "AuthException",
             Self::BadRequest => "BadRequest",
             Self::DoesNotExist => "DoesNotExistException",
+            Self::Ec2InstanceNotFound => "EC2InstanceNotFoundException",
+            Self::Ec2InstanceStateInvalid => "EC2InstanceStateInvalidException",
             Self::ExpiredToken => "ExpiredTokenException",
             Self::InternalServer => "InternalServerError",
+            Self::InvalidArgs => "InvalidArgsException",
             Self::InvalidDocument => "InvalidDocument",
             Self::InvalidFilterKey => "InvalidFilterKey",
             Self::InvalidNextToken => "InvalidNextToken",
             Self::Serialization => "SerializationException",
+            Self::Service => "ServiceException",
             Self::TargetNotConnected => "TargetNotConnected",
             Self::Throttling => "ThrottlingException",
             Self::UnknownOperation => "UnknownOperationException",
@@ -61,10 +71,15 @@ impl Kind {
     /// Name of the message's field: errors of SSM's own model spell it with a capital.
     fn message_field(self) -> &'static str {
         match self {
-            Self::DoesNotExist
+            Self::Auth
+            | Self::DoesNotExist
+            | Self::Ec2InstanceNotFound
+            | Self::Ec2InstanceStateInvalid
             | Self::InternalServer
+            | Self::InvalidArgs
             | Self::InvalidDocument
             | Self::InvalidNextToken
+            | Self::Service
             | Self::TargetNotConnected => "Message",
             _ => "message",
         }

@@ -1,6 +1,6 @@
 //! DescribeInstanceInformation and GetConnectionStatus.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -46,21 +46,24 @@ impl Filter {
         let value = match self.key.as_str() {
             "InstanceIds" => Some(node.instance.id.clone()),
             "PingStatus" => Some(ping_status(node).to_owned()),
-            "PlatformTypes" => agent.map(|_| "Linux".to_owned()),
+            "PlatformTypes" => agent.map(|agent| platform_type(node, &agent.platform)),
             "AgentVersion" => agent.map(|agent| agent.version),
             "ResourceType" => Some(resource_type(node).to_owned()),
             // Known to the service; no machine here has any.
             "ActivationIds" | "IamRole" | "AssociationStatus" | "SourceIds" | "SourceTypes" => None,
-            // The one tag that a machine has is its name.
-            "tag:Name" => Some(node.instance.name.clone()),
-            key if key.starts_with("tag:") => None,
-            "tag-key" => Some("Name".to_owned()),
-            key => {
-                return Err(ApiError::new(
-                    Kind::InvalidFilterKey,
-                    format!("{key} is not a filter key"),
-                ));
+            "tag-key" => {
+                let tags = node.instance.tags();
+                return Ok(self.values.iter().any(|key| tags.contains_key(key)));
             }
+            key => match key.strip_prefix("tag:") {
+                Some(tag) => node.instance.tags().remove(tag),
+                None => {
+                    return Err(ApiError::new(
+                        Kind::InvalidFilterKey,
+                        format!("{key} is not a filter key"),
+                    ));
+                }
+            },
         };
         Ok(value.is_some_and(|value| self.values.contains(&value)))
     }
@@ -68,7 +71,11 @@ impl Filter {
 
 pub(super) fn describe(hub: &Hub, request: Describe) -> Result<Value, ApiError> {
     let mut found = Vec::new();
-    'nodes: for node in hub.nodes.values() {
+    let managed = hub
+        .nodes
+        .values()
+        .filter(|node| node.instance.details.managed);
+    'nodes: for node in managed {
         for filter in &request.filters {
             if !filter.matches(node)? {
                 continue 'nodes;
@@ -97,28 +104,29 @@ fn information(node: &Node) -> Value {
         "ResourceType": resource_type(node),
         "ComputerName": node.instance.name,
         "Name": node.instance.name,
-        "IPAddress": "127.0.0.1",
+        "IPAddress": node.instance.details.address.to_string(),
         "IsLatestVersion": true,
         "SourceType": "AWS::EC2::Instance",
         "SourceId": node.instance.id,
     });
     if let Some(agent) = agent {
         information["AgentVersion"] = agent.version.into();
-        // The agent's own word is in lower case; the API's is not.
-        information["PlatformType"] = match agent.platform.as_str() {
-            "windows" => "Windows",
-            "darwin" | "macos" => "MacOS",
-            _ => "Linux",
-        }
-        .into();
-        information["PlatformName"] = "ssmshim emulator".into();
-        information["PlatformVersion"] = env!("CARGO_PKG_VERSION").into();
+        information["PlatformType"] = platform_type(node, &agent.platform).into();
         let seen = if node.is_online() {
             SystemTime::now()
         } else {
             agent.seen
         };
         information["LastPingDateTime"] = epoch_seconds(seen).into();
+    } else if let Some(seconds) = node.instance.details.lost_seconds {
+        let seen = SystemTime::now().checked_sub(Duration::from_secs(seconds));
+        let seen = seen.unwrap_or(SystemTime::UNIX_EPOCH);
+        information["LastPingDateTime"] = epoch_seconds(seen).into();
+    }
+    let details = &node.instance.details;
+    if node.agent().is_some() || details.lost_seconds.is_some() {
+        information["PlatformName"] = details.platform_name.as_str().into();
+        information["PlatformVersion"] = details.platform_version.as_str().into();
     }
     information
 }
@@ -126,11 +134,24 @@ fn information(node: &Node) -> Value {
 fn ping_status(node: &Node) -> &'static str {
     if node.is_online() {
         "Online"
-    } else if node.agent().is_some() {
+    } else if node.agent().is_some() || node.instance.details.lost_seconds.is_some() {
         "ConnectionLost"
     } else {
         "Inactive"
     }
+}
+
+fn platform_type(node: &Node, agent: &str) -> String {
+    let configured = node.instance.details.platform_type.clone();
+    configured.unwrap_or_else(|| {
+        // The agent's own word is in lower case; the API's is not.
+        match agent {
+            "windows" => "Windows",
+            "darwin" | "macos" => "MacOS",
+            _ => "Linux",
+        }
+        .to_owned()
+    })
 }
 
 fn resource_type(node: &Node) -> &'static str {

@@ -2,6 +2,7 @@
 
 mod error;
 mod instances;
+mod neighbours;
 mod sessions;
 
 use std::sync::Arc;
@@ -35,6 +36,9 @@ pub(crate) fn is_target(target: &str) -> bool {
 
 /// Answers one API request.
 pub(crate) async fn handle(hub: &Arc<Hub>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if neighbours::is_meant(request.headers()) {
+        return neighbours::handle(hub, request).await;
+    }
     let answer = answer(hub, request).await;
     let mut response = match answer {
         Ok(value) => Response::new(Full::new(value.to_string().into())),
@@ -76,6 +80,7 @@ async fn answer(hub: &Arc<Hub>, request: Request<Incoming>) -> Result<Value, Api
         ));
     }
     check_knobs(&head.headers)?;
+    check_operation(&head.headers, operation)?;
     match hub.faults.on_call(operation, access_key(&head.headers)) {
         None => {}
         Some(answer) => match ApiError::injected(answer) {
@@ -131,6 +136,27 @@ pub(crate) fn check_knobs(headers: &HeaderMap) -> Result<(), ApiError> {
     } else {
         Ok(())
     }
+}
+
+/// Refuses what the session token asks to be refused for `operation`, as in `DENY.StartSession`.
+fn check_operation(headers: &HeaderMap, operation: &str) -> Result<(), ApiError> {
+    let token = headers.get("x-amz-security-token");
+    let token = token.and_then(|token| token.to_str().ok());
+    let words: Vec<_> = token.unwrap_or_default().split(',').collect();
+    let asks_for = |verb: &str| words.contains(&format!("{verb}.{operation}").as_str());
+    let (kind, message) = if asks_for("DENY") {
+        (Kind::AccessDenied, "is not authorized to perform")
+    } else if asks_for("EXPIRE") {
+        (Kind::ExpiredToken, "the security token is expired for")
+    } else if asks_for("THROTTLE") {
+        (Kind::Throttling, "Rate exceeded for")
+    } else {
+        return Ok(());
+    };
+    Err(ApiError::new(
+        kind,
+        format!("User: emulator {message}: {operation}"),
+    ))
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, ApiError> {

@@ -189,6 +189,7 @@ async fn emulator_with_offline() -> Emulator {
                 id: "mi-0aaaaaaaaaaaaaaaa".into(),
                 name: "foreign".into(),
                 agent: false,
+                ..Instance::default()
             },
         ],
         ..Options::default()

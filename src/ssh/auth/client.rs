@@ -10,7 +10,7 @@ use super::{
 };
 use crate::ssh::wire::{Reader, Truncated, WriteExt as _, msg};
 
-pub use super::failure::{Attempt, AuthenticationFailed, Outcome};
+pub use super::failure::{Attempt, AuthenticationFailed, Outcome, Unanswered};
 
 /// Times a person is asked again after a wrong answer, as OpenSSH's `NumberOfPasswordPrompts`.
 const MAX_INTERACTIVE_TRIES: u32 = 3;
@@ -35,17 +35,31 @@ pub enum Offer {
         query: bool,
     },
     /// A password.
-    Password,
+    Password {
+        /// Whether there may be another one after a wrong one.
+        retry: bool,
+    },
     /// Somebody or something that answers questions (RFC 4256).
     KeyboardInteractive,
+    /// What would be offered, were it not for `outcome`. It is part of the report on a failure.
+    Unavailable {
+        /// The method name (RFC 4252).
+        method: &'static str,
+        /// What to call it.
+        label: Option<String>,
+        /// Why it is not offered.
+        outcome: Outcome,
+    },
 }
 
 impl Offer {
-    fn method(&self) -> &'static str {
+    /// The method name (RFC 4252).
+    pub(crate) fn method(&self) -> &'static str {
         match self {
             Self::PublicKey { .. } => "publickey",
-            Self::Password => "password",
+            Self::Password { .. } => "password",
             Self::KeyboardInteractive => "keyboard-interactive",
+            Self::Unavailable { method, .. } => method,
         }
     }
 }
@@ -75,6 +89,11 @@ pub enum Event {
         offer: usize,
         /// The questions.
         questions: Questions,
+    },
+    /// The server refused a password or answers; others may be asked for.
+    Refused {
+        /// Which offer.
+        offer: usize,
     },
     /// The server is content; the connection protocol begins.
     Authenticated,
@@ -208,6 +227,7 @@ impl Client {
     pub fn failure(&self, farewell: Option<String>) -> AuthenticationFailed {
         AuthenticationFailed {
             user: self.user.clone(),
+            others: Vec::new(),
             tried: self.tried.clone(),
             methods_left: self.methods_left.clone(),
             farewell,
@@ -257,7 +277,7 @@ impl Client {
                 (Offer::KeyboardInteractive, Step::Verdict { round }) => {
                     self.asked(reader, offer, round)
                 }
-                (Offer::Password, Step::Verdict { .. }) => {
+                (Offer::Password { .. }, Step::Verdict { .. }) => {
                     self.note(offer, Outcome::PasswordExpired);
                     self.offer_next();
                     Ok(())
@@ -265,6 +285,18 @@ impl Client {
                 _ => Err(Error::Unexpected(number)),
             },
             _ => Err(Error::Unexpected(number)),
+        }
+    }
+
+    /// Answers an event that asks for something: it is not to be had because of `outcome`.
+    pub fn decline(&mut self, outcome: Outcome) {
+        if let State::Offering {
+            offer,
+            step: Step::Sign(_) | Step::Password | Step::Questions { .. },
+        } = self.state
+        {
+            self.note(offer, outcome);
+            self.offer_next();
         }
     }
 
@@ -280,7 +312,7 @@ impl Client {
         };
         let (Some(signature), Offer::PublicKey { blob, .. }) = (signature, &self.offers[offer])
         else {
-            return self.decline(offer);
+            return self.decline(Outcome::Declined);
         };
         let mut request = Vec::new();
         put_publickey_request(
@@ -305,11 +337,15 @@ impl Client {
             return;
         };
         let Some(password) = password else {
-            return self.decline(offer);
+            return self.decline(Outcome::Declined);
         };
         let mut request = self.request("password");
+        // At once: a buffer that grows leaves its old bytes behind.
+        request.reserve_exact(1 + 4 + password.len());
         request.put_bool(false).put_string(password);
-        self.submit(offer, request, 0);
+        // What somebody has typed counts as an answer, which may be another one next time.
+        let is_typed = matches!(self.offers[offer], Offer::Password { retry: true });
+        self.submit(offer, request, u32::from(is_typed));
     }
 
     /// Answers [`Event::Questions`], one answer each; `None` passes on to the next offer.
@@ -322,9 +358,10 @@ impl Client {
             return;
         };
         let Some(answers) = answers.filter(|answers| answers.len() == count) else {
-            return self.decline(offer);
+            return self.decline(Outcome::Declined);
         };
-        let mut response = Vec::new();
+        let length: usize = answers.iter().map(|answer| 4 + answer.as_ref().len()).sum();
+        let mut response = Vec::with_capacity(1 + 4 + length);
         response
             .put_byte(msg::USERAUTH_INFO_RESPONSE)
             .put_uint32(answers.len() as u32);
@@ -448,7 +485,12 @@ impl Client {
                     self.output.push_back(request);
                     self.step(offer, Step::Query(algorithm));
                 }
-                Offer::Password => {
+                Offer::Unavailable { outcome, .. } => {
+                    let outcome = *outcome;
+                    self.note(offer, outcome);
+                    continue;
+                }
+                Offer::Password { .. } => {
                     self.step(offer, Step::Password);
                     self.events.push_back(Event::Password { offer });
                 }
@@ -482,11 +524,6 @@ impl Client {
         });
     }
 
-    fn decline(&mut self, offer: usize) {
-        self.note(offer, Outcome::Declined);
-        self.offer_next();
-    }
-
     /// Records how `offer` ended. A person who answered wrongly is asked again.
     fn note(&mut self, offer: usize, outcome: Outcome) {
         let kind = &self.offers[offer];
@@ -500,7 +537,8 @@ impl Client {
         let method = kind.method();
         let label = match kind {
             Offer::PublicKey { label, .. } => Some(label.clone()),
-            Offer::Password | Offer::KeyboardInteractive => None,
+            Offer::Unavailable { label, .. } => label.clone(),
+            Offer::Password { .. } | Offer::KeyboardInteractive => None,
         };
         self.tried.push(Attempt {
             method,
@@ -510,6 +548,7 @@ impl Client {
         if was_asked && outcome == Outcome::Refused {
             let tries = self.tried.iter().filter(|tried| tried.method == method);
             self.made[offer] = tries.count() >= MAX_INTERACTIVE_TRIES as usize;
+            self.events.push_back(Event::Refused { offer });
         }
     }
 

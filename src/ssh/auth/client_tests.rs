@@ -84,7 +84,7 @@ fn expect_failed(client: &mut Client) -> AuthenticationFailed {
 
 #[test]
 fn none_may_be_enough() {
-    let mut client = client(vec![Offer::Password]);
+    let mut client = client(vec![Offer::Password { retry: false }]);
     client.handle_input(&[msg::USERAUTH_SUCCESS]).unwrap();
     assert_eq!(client.poll_event(), Some(Event::Authenticated));
     assert_eq!(client.poll_transmit(), None);
@@ -127,7 +127,7 @@ fn a_key_is_queried_before_somebody_must_touch_it() {
 #[test]
 fn offers_are_made_in_order_and_by_method() {
     let mut client = client(vec![
-        Offer::Password,
+        Offer::Password { retry: false },
         key("ssh-ed25519", true),
         Offer::KeyboardInteractive,
         key("ssh-rsa", true),
@@ -167,7 +167,10 @@ fn offers_are_made_in_order_and_by_method() {
 
 #[test]
 fn partial_success_goes_on_with_the_rest() {
-    let mut client = client(vec![key("ssh-ed25519", false), Offer::Password]);
+    let mut client = client(vec![
+        key("ssh-ed25519", false),
+        Offer::Password { retry: false },
+    ]);
     client.handle_input(&failure("publickey", false)).unwrap();
     assert!(matches!(client.poll_event(), Some(Event::Sign { .. })));
     client.signed(Some(b"signature"));
@@ -258,14 +261,56 @@ fn questions_are_answered_and_asked_again_after_a_typo() {
         client.answered::<&str>(Some(&[]));
         client.poll_transmit().unwrap();
         client.handle_input(&refused).unwrap();
+        assert_eq!(client.poll_event(), Some(Event::Refused { offer: 0 }));
         assert!(attempt < MAX_INTERACTIVE_TRIES || client.poll_transmit().is_none());
     }
     assert_eq!(expect_failed(&mut client).tried.len(), 4);
 }
 
 #[test]
+fn a_typed_password_is_asked_for_again() {
+    let mut client = client(vec![Offer::Password { retry: true }]);
+    let refused = failure("password", false);
+    client.handle_input(&refused).unwrap();
+    for attempt in 1..=MAX_INTERACTIVE_TRIES {
+        assert_eq!(client.poll_event(), Some(Event::Password { offer: 0 }));
+        client.password(Some("wrong"));
+        assert_eq!(sent_method(&mut client).as_deref(), Some("password"));
+        client.handle_input(&refused).unwrap();
+        assert_eq!(client.poll_event(), Some(Event::Refused { offer: 0 }));
+        assert!(client.poll_transmit().is_none(), "attempt {attempt}");
+    }
+    assert_eq!(expect_failed(&mut client).tried.len(), 4);
+}
+
+#[test]
+fn what_cannot_be_offered_is_told_and_costs_nothing() {
+    let unavailable = |method, why| Offer::Unavailable {
+        method,
+        label: Some("it".to_owned()),
+        outcome: Outcome::Unanswered(why),
+    };
+    let mut client = client(vec![
+        unavailable("publickey", Unanswered::Unattended),
+        unavailable("hostbased", Unanswered::GaveUp),
+        unavailable("password", Unanswered::NoTerminal),
+    ]);
+    client
+        .handle_input(&failure("publickey,password", false))
+        .unwrap();
+    assert_eq!(client.poll_transmit(), None);
+    let failed = expect_failed(&mut client);
+    let outcomes: Vec<_> = failed.tried[1..].iter().map(|one| one.outcome).collect();
+    let expected = [Unanswered::Unattended, Unanswered::NoTerminal];
+    assert_eq!(outcomes, expected.map(Outcome::Unanswered));
+    assert!(failed.needs_person());
+    assert!(failed.hint().contains("on a terminal"), "{failed}");
+    assert!(failed.to_string().contains("no terminal to ask on"));
+}
+
+#[test]
 fn an_expired_password_is_said() {
-    let mut client = client(vec![Offer::Password]);
+    let mut client = client(vec![Offer::Password { retry: false }]);
     client.handle_input(&failure("password", false)).unwrap();
     client.poll_event().unwrap();
     client.password(Some("old"));
@@ -346,6 +391,7 @@ fn endless_questions_are_ended() {
 fn hints_fit_what_was_tried() {
     let failed = |tried: Vec<Attempt>, left: &str| AuthenticationFailed {
         user: "alice".to_owned(),
+        others: Vec::new(),
         tried,
         methods_left: vec![left.to_owned()],
         farewell: None,
@@ -374,7 +420,7 @@ proptest! {
         let mut client = client(vec![
             key("ssh-ed25519", true),
             Offer::KeyboardInteractive,
-            Offer::Password,
+            Offer::Password { retry: false },
         ]);
         client.handle_input(&failure("publickey,keyboard-interactive,password", false)).unwrap();
         for (number, fields) in messages {

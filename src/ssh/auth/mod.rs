@@ -9,7 +9,8 @@ mod failure;
 pub mod server;
 mod verify;
 
-pub(crate) use self::verify::is_valid_host_certificate;
+pub use self::verify::CertificateFault;
+pub(crate) use self::verify::check_host_certificate;
 use super::wire::{WriteExt as _, msg};
 
 /// The service that authenticates users (RFC 4252 §3).

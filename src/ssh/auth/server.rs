@@ -6,7 +6,7 @@ use std::time::SystemTime;
 use russh::keys::{Certificate, PublicKey};
 use thiserror::Error;
 
-use super::verify::{PublicCredential, is_valid_user_certificate};
+use super::verify::{PublicCredential, check_user_certificate};
 use super::{Algorithm, CONNECTION_SERVICE, USERAUTH_SERVICE, printable, signed_data};
 use crate::ssh::transport::reason;
 use crate::ssh::wire::{Reader, Truncated, WriteExt as _, msg};
@@ -351,7 +351,7 @@ impl Server {
         let verdict = match &credential {
             PublicCredential::Key(key) => policy.publickey(user, key, algorithm.name),
             PublicCredential::Certificate(certificate) => {
-                if !is_valid_user_certificate(certificate, now) {
+                if check_user_certificate(certificate, now).is_err() {
                     return reject;
                 }
                 policy.certificate(user, certificate, algorithm.name)

@@ -5,9 +5,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use russh::keys::key::parse_public_key;
 use russh::keys::signature::Verifier as _;
 use russh::keys::ssh_encoding::Decode as _;
+use russh::keys::ssh_key::Signature;
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::ssh_key::{HashAlg, Signature};
 use russh::keys::{Algorithm as KeyAlgorithm, Certificate, PublicKey};
+use thiserror::Error;
 
 use super::Algorithm;
 use crate::ssh::host_key;
@@ -83,34 +84,74 @@ fn is_touched(signature: &Signature) -> bool {
     flags.is_some_and(|at| bytes[at] & SK_USER_PRESENT != 0)
 }
 
-/// Whether `certificate` is a user certificate that its authority signed and `now` is within its
+/// Why a certificate counts for nothing, whoever is its authority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum CertificateFault {
+    /// A user certificate where one of a host is due, or the other way round.
+    #[error("it is for the other kind of holder (users and hosts have certificates of their own)")]
+    WrongKind,
+    /// It has critical options. None is implemented, and each restricts (PROTOCOL.certkeys:
+    /// "must refuse to authorise" what it does not know).
+    #[error("it has critical options, none of which is known here")]
+    CriticalOptions,
+    /// Its first day is yet to come, by the clock of this machine.
+    #[error("it is not valid yet by the clock of this machine")]
+    NotYetValid,
+    /// Its last day has gone, by the clock of this machine.
+    #[error("it has expired by the clock of this machine")]
+    Expired,
+    /// The signature is not the authority's, or is one that can be forged (SHA-1).
+    #[error("its signature does not count")]
+    BadSignature,
+}
+
+/// Checks that `certificate` is a user certificate that its authority signed and `now` is within its
 /// dates. Says nothing on whether the authority is trusted, nor on the principals.
 ///
-/// A certificate with critical options is refused: none is implemented, and each restricts
-/// (PROTOCOL.certkeys: "must refuse to authorise" what it does not know).
-pub(super) fn is_valid_user_certificate(certificate: &Certificate, now: SystemTime) -> bool {
-    certificate.cert_type().is_user()
-        && certificate.critical_options().is_empty()
-        && is_valid_certificate(certificate, now)
+/// # Errors
+/// A [`CertificateFault`].
+pub(super) fn check_user_certificate(
+    certificate: &Certificate,
+    now: SystemTime,
+) -> Result<(), CertificateFault> {
+    if !certificate.cert_type().is_user() {
+        return Err(CertificateFault::WrongKind);
+    }
+    check_certificate(certificate, now)
 }
 
-/// Whether `certificate` is a host certificate that its authority signed, within its dates and
-/// without critical options.
-pub(crate) fn is_valid_host_certificate(certificate: &Certificate, now: SystemTime) -> bool {
-    certificate.cert_type().is_host()
-        && certificate.critical_options().is_empty()
-        && is_valid_certificate(certificate, now)
+/// Checks a host certificate in the same way.
+///
+/// # Errors
+/// A [`CertificateFault`].
+pub(crate) fn check_host_certificate(
+    certificate: &Certificate,
+    now: SystemTime,
+) -> Result<(), CertificateFault> {
+    if !certificate.cert_type().is_host() {
+        return Err(CertificateFault::WrongKind);
+    }
+    check_certificate(certificate, now)
 }
 
-fn is_valid_certificate(certificate: &Certificate, now: SystemTime) -> bool {
-    let Ok(since_epoch) = now.duration_since(UNIX_EPOCH) else {
-        return false;
+fn check_certificate(certificate: &Certificate, now: SystemTime) -> Result<(), CertificateFault> {
+    if !certificate.critical_options().is_empty() {
+        return Err(CertificateFault::CriticalOptions);
+    }
+    let since_epoch = now.duration_since(UNIX_EPOCH);
+    let Ok(seconds) = since_epoch.map(|since_epoch| since_epoch.as_secs()) else {
+        return Err(CertificateFault::NotYetValid);
     };
+    if seconds < certificate.valid_after() {
+        return Err(CertificateFault::NotYetValid);
+    }
+    if seconds >= certificate.valid_before() {
+        return Err(CertificateFault::Expired);
+    }
     // SHA-1 (`ssh-rsa`) signatures of authorities can be forged.
     let is_sha1 = certificate.signature().algorithm() == KeyAlgorithm::Rsa { hash: None };
-    let authority = certificate.signature_key().fingerprint(HashAlg::Sha256);
-    !is_sha1
-        && certificate
-            .validate_at(since_epoch.as_secs(), [&authority])
-            .is_ok()
+    if is_sha1 || certificate.verify_signature().is_err() {
+        return Err(CertificateFault::BadSignature);
+    }
+    Ok(())
 }

@@ -46,7 +46,7 @@ impl Dialer {
         let credentials = self.ssm.credentials().await?;
         let url = &self.ticket.stream_url;
         let dialled_at = now();
-        let mut websocket = websocket::dial(url, self.ssm.region(), &credentials).await?;
+        let mut websocket = websocket::dial(self.ssm.caller(), url, &credentials).await?;
         let dialled_in = now().saturating_duration_since(dialled_at);
         let open = OpenDataChannelInput {
             message_schema_version: MESSAGE_SCHEMA_VERSION.to_owned(),
@@ -80,7 +80,7 @@ impl Dialer {
         self.ticket = match RESUME_LIMITS.get(index) {
             Some(limit) => timeout(*limit, call)
                 .await
-                .map_err(|elapsed| api::Error::Unreachable(elapsed.into()))??,
+                .map_err(|elapsed| api::Error::unanswered(api::Operation::Resume, elapsed))??,
             None => call.await?,
         };
         self.open().await

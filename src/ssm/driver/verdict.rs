@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::super::error::{Disposition, Error};
 use super::super::{api, websocket};
+use crate::net;
 
 /// Refusals of the socket that are put up with: the ticket is fresh each time, so the cause is
 /// rather credentials on their change, or a gateway that does not know the ticket yet.
@@ -68,7 +69,10 @@ impl Failures {
                 limited(&mut self.sockets, MAX_SOCKET_REFUSALS, Duration::ZERO)
             }
             // A bundle of certificates that is just being replaced, for example.
-            Error::WebSocket(websocket::Error::Roots(_)) => Next::Again(self.slowly),
+            Error::Api(api::Error::Network(net::Error::Roots(_)))
+            | Error::WebSocket(websocket::Error::Network(net::Error::Roots(_))) => {
+                Next::Again(self.slowly)
+            }
             Error::Api(api::Error::AccessDenied { .. }) => {
                 limited(&mut self.denials, MAX_DENIALS, self.slowly)
             }
@@ -107,6 +111,9 @@ fn limited(count: &mut u32, limit: u32, wait: Duration) -> Next {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+    use std::sync::Arc;
+
     use super::*;
     use crate::ssm::api::Operation::Resume;
 
@@ -122,10 +129,14 @@ mod tests {
 
     #[test]
     fn what_comes_back_by_itself_is_waited_for_without_end() {
-        let refused = std::io::ErrorKind::ConnectionRefused;
+        let refused = ErrorKind::ConnectionRefused;
         let host = || "gateway".to_owned();
+        let connect = |source| net::Error::Connect {
+            host: host(),
+            source: Arc::new(source),
+        };
         for error in [
-            &(|| api::Error::Unreachable("no such host".into()).into()) as &dyn Fn() -> Error,
+            &(|| api::Error::unanswered(Resume, "no such host").into()) as &dyn Fn() -> Error,
             &|| {
                 api::Error::Incomplete {
                     operation: Resume,
@@ -135,18 +146,20 @@ mod tests {
             },
             &|| websocket::Error::Refused(503).into(),
             &|| websocket::Error::TimedOut(host()).into(),
+            &|| api::Error::Network(connect(refused.into())).into(),
+            &|| websocket::Error::Network(connect(refused.into())).into(),
             &|| {
-                websocket::Error::Connect {
-                    host: host(),
-                    source: refused.into(),
-                }
+                api::Error::Network(net::Error::ProxyConnect {
+                    proxy: host(),
+                    source: Arc::new(refused.into()),
+                })
                 .into()
             },
             &|| {
-                websocket::Error::Tls {
+                websocket::Error::Network(net::Error::Tls {
                     host: host(),
-                    source: std::io::ErrorKind::InvalidData.into(),
-                }
+                    source: Arc::new(ErrorKind::InvalidData.into()),
+                })
                 .into()
             },
         ] {

@@ -6,10 +6,12 @@
 mod heard;
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ssmshim::ssh::credential::load_identity;
 use ssmshim::ssh::known_hosts::{KnownHosts, Mode};
+use ssmshim::ssh::person::{Answer, Nobody};
 use ssmshim::ssh::wire::{WriteExt as _, msg};
 use ssmshim::ssh::{ClientConfig, Connection};
 use tokio::net::TcpStream;
@@ -48,10 +50,9 @@ impl Raw {
             .build()
             .expect("a runtime");
         let verifier = KnownHosts::new(vec![world.path("known_hosts")], "target", Mode::Off);
-        let mut config =
-            ClientConfig::new(world.target.user.clone(), std::sync::Arc::new(verifier));
-        config.credentials =
-            load_identity(&world.target.identity, &mut |_| None).expect("our own key");
+        let mut config = ClientConfig::new(world.target.user.clone(), Arc::new(verifier));
+        let nobody: Arc<dyn Answer> = Arc::new(Nobody);
+        config.credentials = load_identity(&world.target.identity, &nobody).expect("our own key");
         let connection = runtime
             .block_on(async {
                 let socket = TcpStream::connect(("127.0.0.1", world.target.port)).await?;

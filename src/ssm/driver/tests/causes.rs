@@ -76,8 +76,8 @@ async fn a_socket_that_dies_idle_is_noticed_by_what_is_typed_next() {
 #[tokio::test]
 async fn what_keeps_the_service_away_is_told_and_waited_out() {
     let service = Service::start(Faults {
-        // Nothing listens there, and the other name does not exist.
-        stream_urls: vec!["ws://127.0.0.1:1/", "wss://gateway.invalid/"],
+        // Nothing listens there, and the other name does not exist, or is this computer's as well.
+        stream_urls: vec!["ws://127.0.0.1:1/", "ws://gateway.localhost:1/"],
         refused_sockets: 1,
         refusal: 503,
         failing_resumes: 1,
@@ -95,7 +95,7 @@ async fn what_keeps_the_service_away_is_told_and_waited_out() {
     for (number, expected) in [
         "ResumeSession failed in the service",
         "cannot connect to 127.0.0.1",
-        "cannot connect to gateway.invalid",
+        "cannot connect to gateway.localhost:1",
         "the message gateway refused the websocket with status 503",
     ]
     .into_iter()

@@ -6,19 +6,16 @@ use std::sync::Arc;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
-use tokio::sync::OnceCell;
 
-use super::BoxError;
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-static CONFIG: OnceCell<Arc<ClientConfig>> = OnceCell::const_new();
-
-/// The configuration, made once: reading the system's certificates takes a while.
-pub(super) async fn config() -> Result<Arc<ClientConfig>, BoxError> {
-    let config = CONFIG.get_or_try_init(|| async {
-        let bundle = std::env::var_os("AWS_CA_BUNDLE").filter(|path| !path.is_empty());
-        tokio::task::spawn_blocking(move || load(bundle.map(PathBuf::from))).await?
-    });
-    config.await.cloned()
+/// Reads the certificates that are trusted, the system's and those in the file `bundle`, off the
+/// runtime's threads: it takes a while.
+///
+/// # Errors
+/// When the file cannot be read, or there is none at all.
+pub(super) async fn config(bundle: Option<PathBuf>) -> Result<Arc<ClientConfig>, BoxError> {
+    tokio::task::spawn_blocking(move || load(bundle)).await?
 }
 
 fn load(bundle: Option<PathBuf>) -> Result<Arc<ClientConfig>, BoxError> {

@@ -1,6 +1,7 @@
-//! TCP with or without TLS, as one type.
+//! TCP, TLS over it, and TLS over that, as one type.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -8,22 +9,34 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// What a WebSocket runs on.
+/// An open connection.
 #[derive(Debug)]
-pub enum Socket {
-    /// To this computer.
+pub enum Stream {
+    /// Without TLS.
     Plain(Tcp),
-    /// To the service.
-    Tls(Box<TlsStream<Tcp>>),
+    /// With TLS; to a service through a proxy that speaks TLS itself, it is there twice.
+    Tls(Box<TlsStream<Self>>),
 }
 
-impl Socket {
+impl Stream {
+    /// The address of the nearest other end: the destination, or a proxy on the way.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub fn peer_address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Plain(tcp) => tcp.stream.peer_addr(),
+            Self::Tls(tls) => tls.get_ref().0.peer_address(),
+        }
+    }
+
     /// How often the kernel, after it had refused bytes, has taken some again: its buffer empties
-    /// only when the other side acknowledges what is in it, so each time is a sign of life.
+    /// only when the other side acknowledges what is in it, so each time is a sign of life, of a proxy's
+    /// where there is one.
     pub fn relieved(&self) -> u64 {
         match self {
             Self::Plain(tcp) => tcp.relieved,
-            Self::Tls(tls) => tls.get_ref().0.relieved,
+            Self::Tls(tls) => tls.get_ref().0.relieved(),
         }
     }
 }
@@ -82,7 +95,7 @@ impl AsyncWrite for Tcp {
     }
 }
 
-impl AsyncRead for Socket {
+impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -95,7 +108,7 @@ impl AsyncRead for Socket {
     }
 }
 
-impl AsyncWrite for Socket {
+impl AsyncWrite for Stream {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,

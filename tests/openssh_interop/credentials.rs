@@ -1,0 +1,396 @@
+//! Keys of every origin against a real sshd: encrypted files of all formats, a real ssh-agent, and agents that are odd.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use base64::Engine as _;
+use ssmshim::ssh::credential::{AgentKeys, load_certificate, load_identity};
+use ssmshim::ssh::person::{Answer, Answers, Inquiry, Unanswered};
+use ssmshim::ssh::wire::{Reader, WriteExt as _};
+use ssmshim::ssh::{Attendance, Connection, Credential, Error};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use zeroize::Zeroizing;
+
+use crate::client::Agent;
+use crate::sshd::Sshd;
+use crate::{copy_key, has};
+
+const PASSPHRASE: &str = "open sesame";
+
+/// Types the passphrase, and counts how often.
+#[derive(Default)]
+struct Typist {
+    asked: AtomicUsize,
+}
+
+impl Answer for Typist {
+    fn answer<'a>(&'a self, _inquiry: &'a Inquiry<'a>) -> Answers<'a> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        let answer = vec![Zeroizing::new(PASSPHRASE.to_owned())];
+        Box::pin(std::future::ready(Ok(answer)))
+    }
+}
+
+/// Runs a command that is to succeed, and hear and say nothing.
+fn run(command: &mut Command) {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null());
+    let status = quiet.stderr(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{command:?}");
+}
+
+fn authorize(sshd: &Sshd, line: &str) {
+    use std::io::Write as _;
+    let path = sshd.path().join("authorized_keys");
+    let mut file = std::fs::File::options().append(true).open(path).unwrap();
+    writeln!(file, "{}", line.trim_end()).unwrap();
+}
+
+/// A new key of ssh-keygen, admitted by `sshd`.
+fn make_key(sshd: &Sshd, name: &str, options: &[&str], passphrase: &str) -> PathBuf {
+    let path = sshd.path().join(name);
+    let mut command = Command::new("ssh-keygen");
+    command
+        .args(["-q", "-a", "1", "-N", passphrase])
+        .args(options);
+    run(command.arg("-f").arg(&path));
+    let public = std::fs::read_to_string(sshd.path().join(format!("{name}.pub")));
+    authorize(sshd, &public.unwrap());
+    path
+}
+
+async fn log_in(
+    sshd: &Sshd,
+    credentials: &[Credential],
+) -> Result<Connection<tokio::net::TcpStream>, Error> {
+    let config = sshd.config(credentials.to_vec());
+    Connection::connect(sshd.dial().await, config).await
+}
+
+#[tokio::test]
+async fn encrypted_keys_of_every_format_log_in() {
+    let Some(sshd) = Sshd::new(&[], "") else {
+        return;
+    };
+    if !has("ssh-keygen") || !has("openssl") {
+        return;
+    }
+    let types: [&[&str]; 6] = [
+        &["-t", "rsa", "-b", "2048"],
+        &["-t", "rsa", "-b", "3072"],
+        &["-t", "ecdsa", "-b", "256"],
+        &["-t", "ecdsa", "-b", "384"],
+        &["-t", "ecdsa", "-b", "521"],
+        &["-t", "ed25519"],
+    ];
+    let mut keys = Vec::new();
+    for (index, options) in types.iter().enumerate() {
+        for format in ["RFC4716", "PEM", "PKCS8"] {
+            if options[1] == "ed25519" && format != "RFC4716" {
+                continue;
+            }
+            let options = [options, &["-m", format][..]].concat();
+            keys.push(make_key(
+                &sshd,
+                &format!("{format}{index}"),
+                &options,
+                PASSPHRASE,
+            ));
+        }
+    }
+    // What OpenSSL wrote before PKCS#8.
+    let (rsa, ec) = (keys[1].clone(), keys[7].clone());
+    for (program, cipher, source) in [
+        ("rsa", "-aes256", &rsa),
+        ("rsa", "-aes192", &rsa),
+        ("ec", "-aes256", &ec),
+    ] {
+        let path = sshd.path().join(format!("{program}{cipher}"));
+        let mut command = Command::new("openssl");
+        command.args([program, cipher]);
+        if program == "rsa" {
+            command.arg("-traditional");
+        }
+        let secret = format!("pass:{PASSPHRASE}");
+        command.args(["-passin", &secret, "-passout", &secret]);
+        run(command.arg("-in").arg(source).arg("-out").arg(&path));
+        keys.push(path);
+    }
+    for path in keys {
+        for has_public in [true, false] {
+            if !has_public {
+                let _ = std::fs::remove_file(format!("{}.pub", path.display()));
+            }
+            let typist = Arc::new(Typist::default());
+            let answer: Arc<dyn Answer> = typist.clone();
+            let credentials = load_identity(&path, &answer);
+            let credentials = credentials.unwrap_or_else(|error| panic!("{error}"));
+            for _ in 0..2 {
+                let connection = log_in(&sshd, &credentials).await;
+                connection.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            }
+            assert_eq!(
+                typist.asked.load(Ordering::Relaxed),
+                1,
+                "{}",
+                path.display()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn nobody_is_asked_for_a_login_that_nobody_waits_for() {
+    let Some(sshd) = Sshd::new(&[], "") else {
+        return;
+    };
+    if !has("ssh-keygen") {
+        return;
+    }
+    let path = make_key(&sshd, "key", &["-t", "ed25519"], PASSPHRASE);
+    let typist = Arc::new(Typist::default());
+    let answer: Arc<dyn Answer> = typist.clone();
+    let mut config = sshd.config(load_identity(&path, &answer).unwrap());
+    config.attendance = None;
+    let refused = Connection::connect(sshd.dial().await, config.clone()).await;
+    let Err(Error::AuthenticationFailed(failed)) = refused else {
+        panic!("it logged in");
+    };
+    assert!(failed.needs_person(), "{failed}");
+    assert_eq!(typist.asked.load(Ordering::Relaxed), 0);
+    // With the key open, it goes without.
+    config.attendance = Some(Attendance::default());
+    let attended = Connection::connect(sshd.dial().await, config.clone()).await;
+    assert!(!attended.unwrap().took_person(), "a passphrase fits again");
+    config.attendance = None;
+    Connection::connect(sshd.dial().await, config)
+        .await
+        .unwrap();
+    assert_eq!(typist.asked.load(Ordering::Relaxed), 1);
+}
+
+fn ssh_add(socket: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new("ssh-add");
+    command.env("SSH_AUTH_SOCK", socket).args(args);
+    command
+}
+
+#[tokio::test]
+async fn agents_that_will_not_are_passed_over() {
+    let Some(sshd) = Sshd::new(&["ed25519", "rsa2048"], "") else {
+        return;
+    };
+    let Some(agent) = Agent::start(sshd.path()).await else {
+        return;
+    };
+    let key = copy_key("ed25519", sshd.path()).display().to_string();
+    let credentials = |socket: &Path| {
+        let mut credentials = vec![Credential::Agent(AgentKeys::new(socket))];
+        credentials.extend(sshd.credentials("rsa2048"));
+        credentials
+    };
+    let accepted = |key: &str| {
+        let log = sshd.log();
+        log.lines()
+            .filter(|line| line.contains("Accepted publickey") && line.contains(key))
+            .count()
+    };
+    // Its key must be confirmed, and there is nobody who could.
+    run(&mut ssh_add(&agent.socket, &["-c", &key]));
+    log_in(&sshd, &credentials(&agent.socket)).await.unwrap();
+    assert_eq!((accepted("ED25519"), accepted("RSA")), (0, 1));
+    // It is locked, and so has no keys.
+    run(&mut ssh_add(&agent.socket, &["-D"]));
+    run(&mut ssh_add(&agent.socket, &[&key]));
+    let ask = sshd.path().join("ask");
+    std::fs::write(&ask, "#!/bin/sh\necho lock\n").unwrap();
+    run(Command::new("chmod").arg("700").arg(&ask));
+    run(ssh_add(&agent.socket, &["-x"])
+        .env("SSH_ASKPASS", &ask)
+        .env("SSH_ASKPASS_REQUIRE", "force"));
+    log_in(&sshd, &credentials(&agent.socket)).await.unwrap();
+    assert_eq!((accepted("ED25519"), accepted("RSA")), (0, 2));
+    run(ssh_add(&agent.socket, &["-X"])
+        .env("SSH_ASKPASS", &ask)
+        .env("SSH_ASKPASS_REQUIRE", "force"));
+    log_in(&sshd, &credentials(&agent.socket)).await.unwrap();
+    assert_eq!((accepted("ED25519"), accepted("RSA")), (1, 2));
+    // It takes connections and says nothing: not for as long as a login may take.
+    let silent = sshd.path().join("silent");
+    let _listener = UnixListener::bind(&silent).unwrap();
+    log_in(&sshd, &credentials(&silent)).await.unwrap();
+    // It is no agent.
+    log_in(&sshd, &credentials(&sshd.path().join("config")))
+        .await
+        .unwrap();
+    assert_eq!((accepted("ED25519"), accepted("RSA")), (1, 4));
+}
+
+#[tokio::test]
+async fn the_right_key_among_many_is_offered_first_from_then_on() {
+    let Some(sshd) = Sshd::new(&[], "") else {
+        return;
+    };
+    let Some(agent) = Agent::start(sshd.path()).await else {
+        return;
+    };
+    let strangers: Vec<_> = (0..9)
+        .map(|index| {
+            let path = sshd.path().join(format!("stranger{index}"));
+            let mut command = Command::new("ssh-keygen");
+            run(command
+                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+                .arg(&path));
+            path.display().to_string()
+        })
+        .collect();
+    let right = make_key(&sshd, "right", &["-t", "ed25519"], "");
+    let right = right.display().to_string();
+    let fill = |count: usize| {
+        run(&mut ssh_add(&agent.socket, &["-D"]));
+        for key in strangers.iter().take(count).chain([&right]) {
+            run(&mut ssh_add(&agent.socket, &[key]));
+        }
+    };
+    let failures = || sshd.log().matches("Failed publickey").count();
+
+    fill(3);
+    let keys = [Credential::Agent(AgentKeys::new(&agent.socket))];
+    log_in(&sshd, &keys).await.unwrap();
+    let before = failures();
+    assert_eq!(before, 3);
+    fill(9);
+    log_in(&sshd, &keys).await.unwrap();
+    assert_eq!(failures(), before);
+
+    // Who does not know yet has no chance, and a way out.
+    let keys = [Credential::Agent(AgentKeys::new(&agent.socket))];
+    let error = log_in(&sshd, &keys).await.unwrap_err();
+    assert!(error.to_string().contains("Too many"), "{error}");
+    assert!(error.hint().unwrap().contains("--identity FILE.pub"));
+    let public = std::fs::read_to_string(format!("{right}.pub")).unwrap();
+    let public = russh::keys::PublicKey::from_openssh(&public).unwrap();
+    let first = AgentKeys::new(&agent.socket).only(&public);
+    let keys = [Credential::Agent(first), keys[0].clone()];
+    log_in(&sshd, &keys).await.unwrap();
+}
+
+#[tokio::test]
+async fn certificates_that_the_agent_does_not_hold_log_in() {
+    // The plain keys are not authorized.
+    let Some(sshd) = Sshd::new(&[], "") else {
+        return;
+    };
+    let Some(agent) = Agent::start(sshd.path()).await else {
+        return;
+    };
+    for name in ["user_cert", "rsa_user_cert"] {
+        let path = copy_key(name, sshd.path());
+        let beside = sshd.path().join(format!("{name}-cert.pub"));
+        let elsewhere = sshd.path().join("certificate");
+        std::fs::rename(&beside, &elsewhere).unwrap();
+        run(&mut ssh_add(&agent.socket, &[&path.display().to_string()]));
+        let certificate = load_certificate(&elsewhere).unwrap();
+        let keys = AgentKeys::new(&agent.socket).certified(certificate);
+        log_in(&sshd, &[Credential::Agent(keys)]).await.unwrap();
+    }
+}
+
+/// An agent with a security key made of software, a key of a type that nobody knows, and comments that are no text.
+struct Token {
+    pair: Ed25519KeyPair,
+    blob: Vec<u8>,
+}
+
+const SK_TYPE: &str = "sk-ssh-ed25519@openssh.com";
+
+impl Token {
+    fn new() -> Self {
+        let pair = Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap();
+        let mut blob = Vec::new();
+        blob.put_string(SK_TYPE)
+            .put_string(pair.public_key().as_ref())
+            .put_string("ssh:");
+        Self { pair, blob }
+    }
+
+    fn line(&self) -> String {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(&self.blob);
+        format!("{SK_TYPE} {encoded} token")
+    }
+
+    fn answer(&self, request: &[u8]) -> Vec<u8> {
+        let mut answer = Vec::new();
+        if request == [11] {
+            let mut unknown = Vec::new();
+            unknown.put_string("unknown@example").put_string("key");
+            answer.put_byte(12).put_uint32(2);
+            answer.put_string(&unknown[..]).put_string(&b"\xff"[..]);
+            answer.put_string(&self.blob[..]).put_string(&b"\xfe"[..]);
+            return answer;
+        }
+        let mut reader = Reader::new(&request[1..]);
+        assert_eq!(reader.string().unwrap(), self.blob);
+        let data = reader.string().unwrap();
+        // PROTOCOL.u2f: somebody was present, and the counter.
+        let trailer = [1, 0, 0, 0, 9];
+        let mut signed = digest(&SHA256, b"ssh:").as_ref().to_vec();
+        signed.extend_from_slice(&trailer);
+        signed.extend_from_slice(digest(&SHA256, data).as_ref());
+        let mut signature = Vec::new();
+        signature
+            .put_string(SK_TYPE)
+            .put_string(self.pair.sign(&signed).as_ref());
+        signature.extend_from_slice(&trailer);
+        answer.put_byte(14).put_string(&signature[..]);
+        answer
+    }
+
+    async fn serve(&self, mut client: UnixStream) {
+        while let Ok(length) = client.read_u32().await {
+            let mut request = vec![0; length as usize];
+            client.read_exact(&mut request).await.unwrap();
+            let answer = self.answer(&request);
+            client.write_u32(answer.len() as u32).await.unwrap();
+            client.write_all(&answer).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn security_keys_sign_through_their_agent_and_for_who_waits() {
+    let Some(sshd) = Sshd::new(&[], "") else {
+        return;
+    };
+    let token = Token::new();
+    authorize(&sshd, &token.line());
+    let socket = sshd.path().join("token");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let serve = async {
+        while let Ok((client, _)) = listener.accept().await {
+            token.serve(client).await;
+        }
+    };
+    let log_in = async {
+        let mut config = sshd.config(vec![Credential::Agent(AgentKeys::new(&socket))]);
+        let connection = Connection::connect(sshd.dial().await, config.clone()).await;
+        assert!(connection.unwrap().took_person(), "a touch");
+        config.attendance = None;
+        let unattended = Connection::connect(sshd.dial().await, config).await;
+        let Err(Error::AuthenticationFailed(failed)) = unattended else {
+            panic!("somebody was asked to touch it");
+        };
+        assert!(failed.needs_person(), "{failed}");
+        assert!(failed.to_string().contains(SK_TYPE), "{failed}");
+        let waits_for_nobody = Unanswered::Unattended.to_string();
+        assert!(failed.to_string().contains(&waits_for_nobody), "{failed}");
+    };
+    tokio::select! {
+        () = serve => panic!("the agent ended"),
+        () = log_in => {}
+    }
+}
