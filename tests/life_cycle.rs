@@ -420,10 +420,10 @@ fn a_silent_agent_costs_a_connection_no_more_than_its_channels() {
         return;
     };
     let socket = world.text("control");
-    let master = world
-        .ssh(&["-M", "-S", &socket, "-o", "ServerAliveInterval=1"], "cat")
-        .stdin("")
-        .piped();
+    // It asks for life more often than most do, and gives up after twelve seconds.
+    let options = ["-N", "-o", "ServerAliveInterval=3", "-o", "LogLevel=INFO"];
+    let options = [&options[..], &["-M", "-S", &socket]].concat();
+    let master = world.ssh(&options, "").piped();
     until("the master listens", || {
         let check = world.control(&socket, "check", &[]).output();
         (check.code == 0).then_some(())
