@@ -20,6 +20,7 @@ mod pair;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod withdrawn;
 
 pub use credit::Limits;
 pub use driver::{Parting, Relay};
