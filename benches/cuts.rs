@@ -71,6 +71,9 @@ const CAUSES: [Cause; 12] = [
 /// Causes whose cost for a download is measured: those without obstacles.
 const PLAIN: usize = 6;
 
+/// A socket that lives shorter is not replaced at once.
+const SETTLED: Duration = Duration::from_millis(1100);
+
 /// How long a download is watched after a cut.
 const WATCHED: Duration = Duration::from_secs(20);
 
@@ -142,6 +145,7 @@ fn print_echoes(out: &mut impl Write, runs: usize) -> io::Result<()> {
     ask();
     for cause in &CAUSES {
         let times = (0..runs).map(|_| {
+            thread::sleep(SETTLED);
             let started = Instant::now();
             cause.strike(&faulty);
             ask();

@@ -85,6 +85,7 @@ const PURE: &[&str] = &[
     "relay::credit",
     "relay::flight",
     "relay::forwards",
+    "relay::grammar",
     "relay::ledger",
     "relay::numbering",
     "relay::observer",

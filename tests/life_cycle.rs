@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use common::daemon::{Daemon, aws_environment};
 use common::net::{call_ssm, connect};
-use common::until;
+use common::process::{Output, code, read_until};
 use common::world::{World, serve_args};
+use common::{DEADLINE, until};
 use serde_json::{Value, json};
 
 /// Asks the emulator of `world` for faults (`POST`), or to stop them (`DELETE`).
@@ -366,4 +367,83 @@ fn spare_logins_survive_a_resume() {
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
     // The one that was used is replaced; none was lost.
     until("a spare is replaced", || (logins() == 3).then_some(()));
+}
+
+/// The worker of the session at the agent is gone, and the service does not know: it keeps the socket and the session.
+const WORKER_KILLED: &str = r#"{"fault": "agent", "away_ms": 100, "silent": true}"#;
+
+fn kill_worker(world: &World) {
+    world.inject(&serde_json::from_str(WORKER_KILLED).expect("JSON"));
+}
+
+/// The client's error, which is to be that the agent does not answer, with something to do about it.
+fn assert_told_of_silence(refused: &Output) {
+    assert_eq!(refused.code, 255, "{refused:?}");
+    let words = [
+        "ssmshim: the SSM agent on ",
+        " has not answered for ",
+        "(hint: see there whether amazon-ssm-agent is alive",
+    ];
+    assert!(
+        words.iter().all(|words| refused.stderr.contains(words)),
+        "{refused:?}"
+    );
+}
+
+/// Its socket lives, its pings are answered: only what is not acknowledged tells.
+#[test]
+fn an_agent_that_died_behind_a_living_socket_is_told() {
+    let Some(world) = World::serve_with("", &["--hold", "2"]) else {
+        return;
+    };
+    kill_worker(&world);
+    // The first one has a login that was spare, and asks it for a channel; the next one does not get as far.
+    let refused = world.ssh(&["-o", "LogLevel=INFO"], "echo works").output();
+    assert_told_of_silence(&refused);
+    let silent = expect(daemon(&world), "silent");
+    assert!(silent["silent_seconds"].as_f64() >= Some(8.0), "{silent}");
+    let begun = Instant::now();
+    let refused = world.ssh(&["-o", "LogLevel=INFO"], "echo works").output();
+    assert!(begun.elapsed() >= Duration::from_secs(2), "it was held");
+    assert_told_of_silence(&refused);
+    world.terminate_sessions();
+    let lost = expect(daemon(&world), "lost");
+    assert_eq!(lost["resuming"], false, "{lost}");
+    expect(daemon(&world), "up");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+}
+
+/// A channel is refused; what was open stays so until the session is given up, and the connection after that.
+#[test]
+fn a_silent_agent_costs_a_connection_no_more_than_its_channels() {
+    let Some(world) = World::serve_with("", &["--hold", "2"]) else {
+        return;
+    };
+    let socket = world.text("control");
+    // It asks for life more often than most do, and gives up after twelve seconds.
+    let options = ["-N", "-o", "ServerAliveInterval=3", "-o", "LogLevel=INFO"];
+    let options = [&options[..], &["-M", "-S", &socket]].concat();
+    let master = world.ssh(&options, "").piped();
+    until("the master listens", || {
+        let check = world.control(&socket, "check", &[]).output();
+        (check.code == 0).then_some(())
+    });
+    let mut running = world
+        .ssh(&["-S", &socket], "echo established; exec cat")
+        .piped();
+    let said = read_until(running.take_stdout(), "established");
+    assert!(said.is_some(), "{}", running.stderr());
+    let _stdin = running.take_stdin();
+    kill_worker(&world);
+    let refused = world.ssh(&["-S", &socket], "echo works").output();
+    assert!(refused.code != 0, "{refused:?}");
+    expect(daemon(&world), "silent");
+    assert!(running.try_wait(Duration::ZERO).is_none(), "it goes on");
+    let told = master.stderr();
+    assert!(told.contains(" has not answered for "), "{told}");
+    world.terminate_sessions();
+    expect(daemon(&world), "lost");
+    assert_eq!(code(running.wait(DEADLINE)), 255);
+    let works = world.ssh(&["-S", &socket], "echo works").ok();
+    assert_eq!(works.text(), "works");
 }

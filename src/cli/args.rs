@@ -207,10 +207,6 @@ pub(super) struct EmulatorArgs {
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,
 
-    /// How the emulated agent makes losses good
-    #[arg(long, default_value = "head")]
-    pub(super) resend: ResendArg,
-
     #[command(flatten)]
     pub(super) faults: FaultArgs,
 
@@ -262,6 +258,21 @@ pub(super) struct EmulatedArgs {
     /// Whether the emulated agent pauses 1 ms after each message, as the real one does
     #[arg(long, default_value = "off")]
     pub(super) pacing: PacingArg,
+
+    /// How the emulated agent makes losses good [default: as the real one when it paces itself, else all at once]
+    #[arg(long)]
+    resend: Option<ResendArg>,
+}
+
+impl EmulatedArgs {
+    /// An agent that is faster than the real one would take minutes to make losses good in the real one's way.
+    pub(super) fn resend(&self) -> Resend {
+        let natural = match self.pacing {
+            PacingArg::Real => ResendArg::Head,
+            PacingArg::Off => ResendArg::Backlog,
+        };
+        self.resend.unwrap_or(natural).into()
+    }
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -29,6 +29,10 @@ pub(super) enum Event<'a> {
         /// started, and what was open in this one ends.
         resuming: bool,
     },
+    /// The agent on the target does not answer, although there is a link to it.
+    Silent { silent_seconds: f64 },
+    /// The agent answers again: all that is open goes on.
+    Heard { silent_seconds: f64 },
     /// The SSM session is not resumed yet, for a reason that was not told before.
     Retrying {
         attempt: u32,

@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use super::Daemon;
 use crate::config::state_directory;
-use crate::emulator::{self, Emulator, Pacing};
+use crate::emulator::{self, Emulator, Pacing, Resend};
 use crate::relay;
 use crate::server::access::Rule;
 use crate::server::{self, host_key};
@@ -31,6 +31,8 @@ pub struct Options {
     pub listen: SocketAddr,
     /// Whether the emulated agent is as slow as the real one.
     pub pacing: Pacing,
+    /// How it makes losses good.
+    pub resend: Resend,
 }
 
 /// The far end of a demo: all that would be in AWS.
@@ -93,6 +95,7 @@ impl Demo {
         let emulator = Emulator::start(emulator::Options {
             listen: loopback,
             pacing: options.pacing,
+            resend: options.resend,
             port_map: BTreeMap::from([(SSH_PORT, sshd.addr())]),
             ..emulator::Options::default()
         })

@@ -47,7 +47,7 @@ pub(crate) struct Session {
     changed: Notify,
     /// Rings when a client's data channel opens.
     client_came: Notify,
-    /// Rings when the agent has reported its task complete, or lost its data channel.
+    /// Rings when the agent has reported its task complete, or has lost its data channel in the end.
     agent_done: Notify,
     /// Cancelled when both ends were told that the session is over.
     gone: CancellationToken,
@@ -230,7 +230,9 @@ impl Session {
                 state.status = Status::Disconnected;
             }
             Peer::Client => {}
-            Peer::Agent => self.agent_done.notify_one(),
+            // While the session goes on, it comes back.
+            Peer::Agent if state.ending.is_some() => self.agent_done.notify_one(),
+            Peer::Agent => {}
         }
     }
 
@@ -435,6 +437,20 @@ mod tests {
         assert_eq!(content["SessionId"], session.id.as_str());
         assert_eq!(content["Parameters"]["portNumber"], "8080");
         assert_eq!(content["DocumentContent"]["sessionType"], "Port");
+    }
+
+    /// Who was away once is waited for all the same.
+    #[tokio::test]
+    async fn an_agent_is_done_only_once_the_session_is_ending() {
+        use futures_util::poll;
+        let (session, _) = session();
+        session.detached(Peer::Agent);
+        session.attached(Peer::Agent);
+        session.end(EndedBy::Api, "");
+        let mut done = std::pin::pin!(session.agent_done());
+        assert!(poll!(&mut done).is_pending());
+        session.detached(Peer::Agent);
+        assert!(poll!(&mut done).is_ready());
     }
 
     #[tokio::test]

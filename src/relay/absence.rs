@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::upstream;
+
 /// How long upstream may be away before its keepalives are answered here.
 ///
 /// Shorter than any interval at which clients send them, and longer than the absences that nobody notices: during
@@ -15,6 +17,8 @@ const TYPING_PATIENCE: Duration = Duration::from_secs(3);
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Absence {
     since: Instant,
+    /// There is a link, and it is the agent at its end that does not answer.
+    is_silence: bool,
     /// The keepalives that waited have been answered, and the next are answered at once.
     answers_keepalives: bool,
 }
@@ -23,8 +27,19 @@ impl Absence {
     pub(super) fn new(since: Instant) -> Self {
         Self {
             since,
+            is_silence: false,
             answers_keepalives: false,
         }
+    }
+
+    /// Notes what is known of it now. When it began stays as it was.
+    pub(super) fn update(&mut self, known: upstream::Absence) {
+        self.is_silence = known.is_silence;
+    }
+
+    /// When a wish that was uttered at `asked_at` has waited for `hold` because of it.
+    pub(super) fn overdue_at(&self, asked_at: Instant, hold: Duration) -> Instant {
+        self.since.max(asked_at) + hold
     }
 
     /// Whether keepalives are answered in upstream's place.
@@ -47,17 +62,25 @@ impl Absence {
     /// What a person who types `now` is told, once it has lasted a while.
     pub(super) fn notice(&self, now: Instant) -> Option<String> {
         let lasted = self.lasted(now);
-        (lasted >= TYPING_PATIENCE).then(|| {
-            format!(
-                "the connection to the target was lost {} s ago and is being resumed; what you type is kept",
-                lasted.as_secs()
-            )
+        let seconds = lasted.as_secs();
+        (lasted >= TYPING_PATIENCE).then(|| match self.is_silence {
+            true => format!(
+                "the SSM agent on the target has not answered for {seconds} s; what you type is kept"
+            ),
+            false => format!(
+                "the connection to the target was lost {seconds} s ago and is being resumed; \
+                 what you type is kept"
+            ),
         })
     }
 
     /// What those are told who were told of it, now that it is over.
     pub(super) fn end_notice(&self, now: Instant) -> String {
-        format!("resumed after {} s", self.lasted(now).as_secs())
+        let seconds = self.lasted(now).as_secs();
+        match self.is_silence {
+            true => format!("it answers again after {seconds} s"),
+            false => format!("resumed after {seconds} s"),
+        }
     }
 
     fn lasted(&self, now: Instant) -> Duration {

@@ -17,6 +17,7 @@ use super::observer::Observer;
 use super::pair::{self, Event, Pair, Received};
 use crate::ssh::transport::reason::{BY_APPLICATION, PROTOCOL_ERROR};
 use crate::ssh::{self, Connection, Farewell};
+use crate::upstream::Absence;
 
 /// Messages taken from one side before the other has its turn.
 const BATCH: usize = 32;
@@ -49,10 +50,11 @@ impl<L> Relay<L>
 where
     L: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Takes over `local`, which has just logged in.
-    pub fn new(local: Connection<L>, limits: Limits) -> Self {
+    /// Takes over `local`, which has just logged in. A channel that it asks for waits for `hold` while its upstream
+    /// is away.
+    pub fn new(local: Connection<L>, limits: Limits, hold: Duration) -> Self {
         Self {
-            pair: Pair::new(limits, is_openssh(local.peer_version()), now()),
+            pair: Pair::new(limits, hold, is_openssh(local.peer_version()), now()),
             local,
             alarm: Alarm::new(),
         }
@@ -125,29 +127,33 @@ where
     /// Passes messages on between the local client and `upstream` until one of them is gone.
     ///
     /// `absence` tells since when `upstream` can make no progress, while it cannot: the client is kept in good faith
-    /// meanwhile. `round_trip` tells how long a message to the target and its answer take, if that is known. When upstream is gone, open channels have been ended, and whatever else the client wants of an
-    /// upstream is kept for the next one. But where sshd said goodbye, or left after a malformed message of the
-    /// client, that is for the client.
+    /// meanwhile, and a channel that it has asked for is refused in the end, for the reason that `why_away` gives.
+    /// `round_trip` tells how long a message to the target and its answer take, if that is known.
+    ///
+    /// When upstream is gone, open channels have been ended, and whatever else the client wants of an upstream is
+    /// kept for the next one. But where sshd said goodbye, or left after a malformed message of the client, that is
+    /// for the client.
     pub async fn join<U>(
         &mut self,
         upstream: &mut Connection<U>,
-        mut absence: watch::Receiver<Option<tokio::time::Instant>>,
+        mut absence: watch::Receiver<Option<Absence>>,
         round_trip: impl Fn() -> Option<Duration>,
+        why_away: impl Fn() -> String,
     ) -> Parting
     where
         U: AsyncRead + AsyncWrite + Unpin,
     {
         self.pair.gain_upstream(now());
         let (side, end) = loop {
-            let since = absence.borrow_and_update().map(Into::into);
-            self.pair.set_absence(now(), since);
+            let known = *absence.borrow_and_update();
+            self.pair.set_absence(now(), known);
             tokio::select! {
                 biased;
                 ended = poll_fn(|cx| {
                     if let Some(round_trip) = round_trip() {
                         self.pair.set_round_trip(now(), round_trip);
                     }
-                    self.poll_both(cx, upstream)
+                    self.poll_both(cx, upstream, &why_away)
                 }) => break ended,
                 Ok(()) = absence.changed() => {}
             }
@@ -240,6 +246,7 @@ where
         &mut self,
         cx: &mut Context<'_>,
         upstream: &mut Connection<U>,
+        why_away: &impl Fn() -> String,
     ) -> Poll<(Side, End)>
     where
         U: AsyncRead + AsyncWrite + Unpin,
@@ -253,6 +260,10 @@ where
             match pump(cx, upstream, &mut self.pair, Side::Upstream) {
                 Ok(moved) => progress |= moved,
                 Err(end) => return Poll::Ready((Side::Upstream, end)),
+            }
+            if self.pair.is_overdue(now()) {
+                self.pair.refuse_overdue(now(), &why_away());
+                progress = true;
             }
             if !progress && !self.is_timed_out(cx) {
                 return Poll::Pending;

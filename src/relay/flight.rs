@@ -9,11 +9,15 @@ const FIRST_BYTES: u32 = 64 << 10;
 /// The least, so that a packet's worth is always under way.
 const LEAST_BYTES: u32 = 32 << 10;
 
-/// The shortest time over which a rate is measured. Shorter ones would measure how tasks take turns.
-const SHORTEST_EPOCH: Duration = Duration::from_millis(10);
+/// The shortest round trip that is reckoned with: on a faster link it is the turns of tasks that take time.
+const SHORTEST_ROUND_TRIP: Duration = Duration::from_millis(10);
+
+/// The shortest time over which a rate is measured. What a busy machine takes late comes in one piece, and would
+/// look like a fast link in a shorter one.
+const SHORTEST_EPOCH: Duration = Duration::from_millis(100);
 
 /// Epochs whose best counts: a source that pauses does not lose its allowance at once.
-const EPOCHS: usize = 16;
+const EPOCHS: usize = 8;
 
 /// How long the shortest round trip seen counts, at least: the way may have become longer.
 const ROUND_TRIP_LIFE: Duration = Duration::from_secs(30);
@@ -29,8 +33,8 @@ pub(super) struct Flight {
     allowed: u32,
     round_trip: Shortest,
     epoch: Option<Epoch>,
-    /// Bytes of the last epochs.
-    delivered: VecDeque<u64>,
+    /// Bytes a second in the last epochs.
+    rates: VecDeque<f64>,
 }
 
 #[derive(Debug)]
@@ -53,7 +57,7 @@ impl Default for Flight {
             allowed: FIRST_BYTES,
             round_trip: Shortest::default(),
             epoch: None,
-            delivered: VecDeque::with_capacity(EPOCHS),
+            rates: VecDeque::with_capacity(EPOCHS),
         }
     }
 }
@@ -71,34 +75,35 @@ impl Flight {
 
     /// Notes `bytes` from the target at `now`.
     pub(super) fn on_delivered(&mut self, bytes: u32, now: Instant) {
-        let length = self.round_trip.get().max(SHORTEST_EPOCH);
+        let length = (2 * self.round_trip.get()).max(SHORTEST_EPOCH);
         let epoch = self.epoch.get_or_insert(Epoch {
             began: now,
             bytes: 0,
         });
         let elapsed = now.saturating_duration_since(epoch.began);
         if elapsed >= length {
-            let bytes = std::mem::take(&mut epoch.bytes);
-            epoch.began = now;
-            self.on_epoch(bytes, elapsed, length);
-        }
-        if let Some(epoch) = &mut self.epoch {
+            let rate = epoch.bytes as f64 / elapsed.as_secs_f64();
+            *epoch = Epoch {
+                began: now,
+                bytes: u64::from(bytes),
+            };
+            self.on_epoch(rate);
+        } else {
             epoch.bytes += u64::from(bytes);
         }
     }
 
-    /// Draws the conclusion from `bytes` in `elapsed`, which is `length` or, with gaps in the delivery, more.
-    fn on_epoch(&mut self, bytes: u64, elapsed: Duration, length: Duration) {
-        let rate = bytes as f64 / elapsed.as_secs_f64();
-        if self.delivered.len() == EPOCHS {
-            self.delivered.pop_front();
+    /// Draws the conclusion from an epoch with `rate` bytes a second.
+    fn on_epoch(&mut self, rate: f64) {
+        if self.rates.len() == EPOCHS {
+            self.rates.pop_front();
         }
-        self.delivered
-            .push_back((rate * length.as_secs_f64()) as u64);
-        let best = self.delivered.iter().max().copied().unwrap_or_default();
-        self.allowed = u32::try_from(best + best / 2)
-            .unwrap_or(u32::MAX)
-            .max(LEAST_BYTES);
+        self.rates.push_back(rate);
+        let best = self.rates.iter().copied().fold(0.0, f64::max);
+        let round_trip = self.round_trip.get().max(SHORTEST_ROUND_TRIP);
+        let allowed = 1.5 * best * round_trip.as_secs_f64();
+        // The cast saturates.
+        self.allowed = (allowed as u32).max(LEAST_BYTES);
     }
 }
 

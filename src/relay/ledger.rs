@@ -1,6 +1,7 @@
 //! What the client has asked and nobody has answered: kept, so that another upstream can be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -39,6 +40,7 @@ pub(super) struct Ledger {
 struct Open {
     number: u32,
     message: Kept,
+    asked_at: Instant,
 }
 
 /// A global request that wants a reply.
@@ -94,10 +96,15 @@ impl Ledger {
     }
 
     /// The client asks for a channel that it numbers `number`.
-    pub(super) fn open(&mut self, number: u32, message: Option<Bytes>) {
+    pub(super) fn open(&mut self, number: u32, message: Option<Bytes>, now: Instant) {
         let id = self.next_id();
         let message = self.keep(message);
-        self.opens.insert(id, Open { number, message });
+        let open = Open {
+            number,
+            message,
+            asked_at: now,
+        };
+        self.opens.insert(id, open);
         self.by_number.insert((number, id));
     }
 
@@ -138,6 +145,20 @@ impl Ledger {
                 self.forget(&open.message);
             }
         }
+    }
+
+    /// When the channel was asked for that has waited longest.
+    pub(super) fn oldest_open(&self) -> Option<Instant> {
+        let (_, open) = self.opens.first_key_value()?;
+        Some(open.asked_at)
+    }
+
+    /// Forgets the channel that has waited longest; returns the client's number of it.
+    pub(super) fn forget_oldest_open(&mut self) -> Option<u32> {
+        let (id, open) = self.opens.pop_first()?;
+        self.by_number.remove(&(open.number, id));
+        self.forget(&open.message);
+        Some(open.number)
     }
 
     /// What request `id` means, if it has no answer yet.
@@ -286,6 +307,8 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::ssh::messages::request_success;
 
@@ -312,11 +335,11 @@ mod tests {
     #[test]
     fn what_is_unanswered_is_said_again_in_its_order() {
         let mut ledger = Ledger::default();
-        ledger.open(1, message("open 1"));
+        ledger.open(1, message("open 1"), Instant::now());
         let global = ledger.ask(message("global"), Meaning::Other);
         ledger.say_no_more_sessions(Bytes::from_static(b"no more"));
         ledger.say_no_more_sessions(Bytes::from_static(b"no more"));
-        ledger.open(2, message("open 2"));
+        ledger.open(2, message("open 2"), Instant::now());
         ledger.say(Bytes::from_static(b"said"));
         let no_more = || Replay::Said(Bytes::from_static(b"no more"));
         let first = ledger.replay();
@@ -335,8 +358,8 @@ mod tests {
     #[test]
     fn a_number_used_twice_is_answered_twice() {
         let mut ledger = Ledger::default();
-        ledger.open(1, message("a"));
-        ledger.open(1, message("b"));
+        ledger.open(1, message("a"), Instant::now());
+        ledger.open(1, message("b"), Instant::now());
         ledger.on_opened(1);
         assert_eq!(ledger.replay(), [Replay::Open(Bytes::from_static(b"b"))]);
         ledger.on_opened(7);
@@ -349,8 +372,8 @@ mod tests {
     fn what_was_not_kept_or_asked_too_often_fails() {
         let mut ledger = Ledger::default();
         assert!(!ledger.has_room(CAPACITY_BYTES));
-        ledger.open(1, None);
-        ledger.open(2, message("open"));
+        ledger.open(1, None, Instant::now());
+        ledger.open(2, message("open"), Instant::now());
         ledger.ask(None, Meaning::Other);
         assert_eq!(ledger.on_lost(), [1]);
         assert_eq!(ledger.poll_answer(), Some(request_failure()));
@@ -360,6 +383,22 @@ mod tests {
         }
         ledger.replay();
         assert_eq!(ledger.on_lost(), [2]);
+        assert_eq!(ledger.kept_bytes(), 0);
+    }
+
+    #[test]
+    fn the_channel_that_has_waited_longest_is_the_first_to_be_forgotten() {
+        let mut ledger = Ledger::default();
+        let now = Instant::now();
+        assert_eq!(ledger.oldest_open(), None);
+        ledger.open(1, message("a"), now);
+        ledger.open(1, message("b"), now + Duration::from_secs(1));
+        assert_eq!(ledger.oldest_open(), Some(now));
+        assert_eq!(ledger.forget_oldest_open(), Some(1));
+        assert_eq!(ledger.replay(), [Replay::Open(Bytes::from_static(b"b"))]);
+        assert_eq!(ledger.forget_oldest_open(), Some(1));
+        assert_eq!(ledger.forget_oldest_open(), None);
+        assert!(!ledger.has_business());
         assert_eq!(ledger.kept_bytes(), 0);
     }
 }

@@ -12,6 +12,7 @@ mod driver;
 mod end;
 mod flight;
 mod forwards;
+mod grammar;
 mod ledger;
 mod numbering;
 mod observer;
@@ -19,6 +20,7 @@ mod pair;
 mod queue;
 #[cfg(test)]
 mod tests;
+mod withdrawn;
 
 pub use credit::Limits;
 pub use driver::{Parting, Relay};

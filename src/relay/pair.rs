@@ -15,12 +15,14 @@ use super::absence::Absence;
 use super::credit::Limits;
 use super::flight::Flight;
 use super::forwards::Forwards;
+use super::grammar;
 use super::ledger::Ledger;
 use super::numbering::Numbering;
 use super::observer::{Channel, Kind, Observer, Receiver};
 use super::queue::{CONTROL_CAPACITY_BYTES, EXCHANGE_CAPACITY_BYTES, Queue};
+use super::withdrawn::{self, Withdrawn};
 use super::{BySide, Side};
-use crate::ssh::messages::{Message, with_initial_window};
+use crate::ssh::messages::{Message, with_initial_window, with_sender};
 
 /// Why a side cannot be served any longer. Each is that side's own doing.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -83,10 +85,13 @@ const EVENTS: usize = 1024;
 /// An upstream that is lost takes its channels with it, and nothing else ([`Pair::lose_upstream`]): what the client has
 /// asked and nobody has answered, and the listeners it has at the target, are asked for again at the next one
 /// ([`Pair::gain_upstream`]). In between, and while the way to upstream is interrupted ([`Pair::set_absence`]),
-/// keepalives are answered here. With no upstream in sight, [`Pair::refuse`] answers everything, with failure.
+/// keepalives are answered here, and channels asked for are refused once that has lasted too long
+/// ([`Pair::refuse_overdue`]). With no upstream in sight, [`Pair::refuse`] answers everything, with failure.
 #[derive(Debug)]
 pub struct Pair {
     limits: Limits,
+    /// How long a channel that the client asks for waits for an upstream that is away.
+    hold: Duration,
     flight: Flight,
     local_is_openssh: bool,
     queues: BySide<Queue>,
@@ -101,6 +106,8 @@ pub struct Pair {
     zombies: BTreeMap<u32, u32>,
     /// Channels that an upstream now gone has asked for and the client has not answered yet.
     orphans: BTreeSet<u32>,
+    /// Channels that the client was refused and the joined upstream may open yet.
+    withdrawn: Withdrawn,
     /// Requests of the joined upstream that the client owes a reply to.
     questions: u64,
     /// Requests of earlier ones that it does.
@@ -123,9 +130,12 @@ struct Joined {
 
 impl Pair {
     /// A pair that waits for its first upstream since `now`, for a client that calls itself OpenSSH or does not.
-    pub fn new(limits: Limits, local_is_openssh: bool, now: Instant) -> Self {
+    ///
+    /// A channel that the client asks for waits for `hold`, while an upstream that it has is away.
+    pub fn new(limits: Limits, hold: Duration, local_is_openssh: bool, now: Instant) -> Self {
         Self {
             limits,
+            hold,
             flight: Flight::default(),
             local_is_openssh,
             queues: BySide::default(),
@@ -137,6 +147,7 @@ impl Pair {
             absence: Some(Absence::new(now)),
             zombies: BTreeMap::new(),
             orphans: BTreeSet::new(),
+            withdrawn: Withdrawn::default(),
             questions: 0,
             stale_questions: 0,
             notices: VecDeque::new(),
@@ -172,8 +183,8 @@ impl Pair {
         self.flight.on_round_trip(round_trip, now);
     }
 
-    /// Whether the client has sent the joined upstream a message that is malformed: if that one leaves, it may well
-    /// be for that, as sshd does without a word, and another one would be treated no better.
+    /// Whether the client has sent the joined upstream a message that cannot be read: if that one leaves, it may well
+    /// be for that, as sshd does without a word, and another login would end no better.
     pub fn has_offended(&self) -> bool {
         self.joined
             .as_ref()
@@ -191,10 +202,21 @@ impl Pair {
         match from {
             Side::Local if self.is_for_the_dead(&message) => Ok(Received::Taken),
             Side::Local if self.joined.is_none() => Ok(self.hold(now, message)),
-            Side::Local => self.pass(now, from, message),
+            Side::Local => {
+                self.note_offence(&message);
+                self.pass(now, from, message)
+            }
             Side::Upstream => {
                 let message = self.numbering.for_local(message);
-                self.pass(now, from, message)
+                match self.withdrawn.receiver_of(message) {
+                    withdrawn::Receiver::Client(message) => self.pass(now, from, message),
+                    withdrawn::Receiver::Nobody(answer) => {
+                        if let Some(answer) = answer {
+                            self.queues.upstream.push_control(answer);
+                        }
+                        Ok(Received::Taken)
+                    }
+                }
             }
         }
     }
@@ -267,7 +289,7 @@ impl Pair {
             Message::Open { sender, .. } => {
                 if from == Side::Local {
                     let kept = self.ledger.has_room(message.len());
-                    self.ledger.open(sender, kept.then(|| message.clone()));
+                    self.ledger.open(sender, kept.then(|| message.clone()), now);
                 }
                 self.pass_open(from, message);
             }
@@ -285,10 +307,13 @@ impl Pair {
                 let shown =
                     self.observer
                         .on_confirmation(from, recipient, receiver, self.limits(from));
-                let message = match shown {
+                let mut message = match shown {
                     Some(window) => with_initial_window(message, window),
                     None => message,
                 };
+                if from == Side::Local && shown.is_some() {
+                    message = self.numbered_for_upstream(message, number);
+                }
                 if from == Side::Upstream {
                     self.ledger.on_opened(recipient);
                     self.zombies.remove(&number);
@@ -299,11 +324,12 @@ impl Pair {
                 self.observer.on_open_failure(from, recipient);
                 if from == Side::Upstream {
                     self.ledger.on_opened(recipient);
+                    self.withdrawn.release(recipient);
                 }
                 self.queues[to].push_control(message);
             }
             Message::WindowAdjust { recipient, bytes } => {
-                let limit = self.observer.limit(self.limits(to));
+                let limit = self.observer.limit(self.limits(from));
                 match self.observer.channel(to, recipient) {
                     // After its CLOSE it means nothing.
                     Some(channel) if channel.ends[from].has_closed => {}
@@ -334,7 +360,12 @@ impl Pair {
             }
             Message::Close { recipient } => {
                 self.queues[to].forget_adjustment(recipient);
+                let channel = self.observer.channel(to, recipient);
+                let clients = channel.map(|channel| channel.ends.local.number);
                 if self.observer.on_close(from, recipient) {
+                    if let Some(number) = clients {
+                        self.withdrawn.release(number);
+                    }
                     // It does not listen any more, and may wait for the place of this channel.
                     self.queues[to].discard(recipient);
                 }
@@ -364,12 +395,7 @@ impl Pair {
                 self.queues[to].push(recipient, message);
             }
             Message::Reply { recipient } => self.queues[to].push(recipient, message),
-            Message::Malformed => {
-                if from == Side::Local {
-                    self.note_offence();
-                }
-                self.queues[to].push_control(message);
-            }
+            Message::Malformed => self.queues[to].push_control(message),
             Message::Unknown if message[0] >= LOCAL_EXTENSIONS => {
                 self.queues[to].push_control(message);
             }
@@ -378,9 +404,10 @@ impl Pair {
         Ok(Received::Taken)
     }
 
-    fn note_offence(&mut self) {
+    /// Upstream is about to be told `message` of the client's.
+    fn note_offence(&mut self, message: &[u8]) {
         if let Some(joined) = &mut self.joined {
-            joined.is_offended = true;
+            joined.is_offended |= !grammar::is_readable(message);
         }
     }
 
@@ -406,7 +433,19 @@ impl Pair {
         let window = self
             .observer
             .on_open(from, kind, receiver, self.limits(from));
-        self.queues[from.other()].push_control(with_initial_window(message, window));
+        let mut message = with_initial_window(message, window);
+        if from == Side::Local {
+            message = self.numbered_for_upstream(message, number);
+        }
+        self.queues[from.other()].push_control(message);
+    }
+
+    /// The message by which the client names a channel `number`, as upstream is to see it.
+    fn numbered_for_upstream(&mut self, message: Bytes, number: u32) -> Bytes {
+        match self.withdrawn.number_for_upstream(number) {
+            same if same == number => message,
+            alias => with_sender(message, alias),
+        }
     }
 }
 

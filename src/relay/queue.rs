@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
-use crate::ssh::messages::{merge_data, window_adjust};
+use crate::ssh::messages::{Message, merge_data, window_adjust};
 use crate::ssh::wire::msg;
 
 /// Bytes that a channel may send before the next one has its turn: half a full packet's worth, so
@@ -72,6 +72,23 @@ impl Queue {
     pub(super) fn push_control(&mut self, message: Bytes) {
         self.control_bytes += message.len();
         self.control.push_back(Control::Message(message));
+    }
+
+    /// Takes back the `CHANNEL_OPEN` by which its sender numbers a channel `sender`; false when it is not here any more.
+    pub(super) fn discard_open(&mut self, sender: u32) -> bool {
+        let is_meant = |control: &Control| match control {
+            Control::Message(message) => matches!(
+                Message::parse(message),
+                Message::Open { sender: number, .. } if number == sender
+            ),
+            Control::Adjustment(_) => false,
+        };
+        let found = self.control.iter().position(is_meant);
+        let Some(Control::Message(message)) = found.and_then(|at| self.control.remove(at)) else {
+            return false;
+        };
+        self.control_bytes -= message.len();
+        true
     }
 
     /// Adds a message for the channel `recipient`: behind its data when there is some.

@@ -101,7 +101,7 @@ async fn serve_relay(
     lease: impl Future<Output = Result<Transport, upstream::Error>>,
     stop: &CancellationToken,
 ) {
-    let mut relay = Relay::new(local, shared.limits);
+    let mut relay = Relay::new(local, shared.limits, shared.upstream.hold());
     let stopped = tokio::select! {
         () = serve_until_gone(shared, &mut relay, lease) => false,
         () = stop.cancelled() => true,
@@ -138,9 +138,12 @@ async fn serve_until_gone(
             Some(Ok(mut transport)) => {
                 redial.on_joined(now());
                 let parting = relay
-                    .join(&mut transport.connection, upstream.absence(), || {
-                        upstream.round_trip()
-                    })
+                    .join(
+                        &mut transport.connection,
+                        upstream.absence(),
+                        || upstream.round_trip(),
+                        || upstream.why_not().for_client(),
+                    )
                     .await;
                 match parting {
                     Parting::Untouched => return upstream.give_back(transport),

@@ -51,6 +51,12 @@ pub enum Error {
         #[source]
         last: data_channel::Error,
     },
+    /// The agent has acknowledged nothing and said nothing, over a socket that lived.
+    #[error("the SSM agent has not answered for {} s", lasted.as_secs())]
+    Silent {
+        /// For how long.
+        lasted: Duration,
+    },
     /// The service ended the SSM session; the text is the service's or the agent's.
     #[error("the SSM session was closed{}", said(.0))]
     Closed(String),
@@ -72,6 +78,7 @@ impl Error {
             | Self::HandshakeTimeout { .. }
             | Self::LostInHandshake(_)
             | Self::Damaged { .. }
+            | Self::Silent { .. }
             | Self::Closed(_) => Disposition::Redial,
         }
     }
@@ -93,7 +100,7 @@ impl Error {
             Self::Handshake(handshake::Error::Unsupported(_)) => Some(
                 "remove the KMS key from the Session Manager preferences, or use a Port document",
             ),
-            Self::HandshakeTimeout { .. } => {
+            Self::HandshakeTimeout { .. } | Self::Silent { .. } => {
                 Some("see whether amazon-ssm-agent is running and up to date on the target")
             }
             Self::Handshake(_) | Self::LostInHandshake(_) => Some(

@@ -16,7 +16,7 @@
 use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -166,6 +166,14 @@ pub enum SessionEvent {
         /// How long there was none.
         gap: Duration,
     },
+    /// The agent does not acknowledge what it is sent, and says nothing else, although the socket lives. It may be
+    /// stalled, cut off, or dead; after two minutes of that the session is ended.
+    Silent {
+        /// Since when an answer is due.
+        since: Instant,
+    },
+    /// The agent is heard again.
+    Heard,
     /// The agent could not connect to the port; for which stream is not said.
     ConnectToPortError,
     /// The service has ended the session.

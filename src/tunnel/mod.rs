@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use tokio::sync::watch;
@@ -124,6 +124,13 @@ pub enum Event {
     },
     /// Streams make progress again.
     Resumed,
+    /// The agent does not answer, although there is a link. Streams stay open, nothing moves in them.
+    Silent {
+        /// Since when.
+        since: Instant,
+    },
+    /// The agent answers again.
+    Heard,
     /// The tunnel is gone, and with it the streams.
     Over {
         /// Why, for a person.
@@ -249,6 +256,14 @@ impl Tunnel {
                 SessionEvent::Resumed { gap } => {
                     info!(session_id, ?gap, "resumed");
                     return Event::Resumed;
+                }
+                SessionEvent::Silent { since } => {
+                    info!(session_id, "the agent does not answer");
+                    return Event::Silent { since };
+                }
+                SessionEvent::Heard => {
+                    info!(session_id, "the agent answers again");
+                    return Event::Heard;
                 }
                 SessionEvent::ConnectToPortError => {
                     self.refusals.send_modify(|count| *count += 1);

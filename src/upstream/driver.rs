@@ -12,14 +12,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::lifecycle::{Action, Event, Lifecycle};
-use super::state::{News, State};
+use super::state::{Absence, News, State};
 use crate::report::one_line;
 use crate::tunnel::{self, Tunnel};
 
 /// Where the others read what is going on.
 pub(super) struct Outlets {
     pub(super) state: watch::Sender<State>,
-    pub(super) absence: watch::Sender<Option<Instant>>,
+    pub(super) absence: watch::Sender<Option<Absence>>,
     pub(super) news: broadcast::Sender<News>,
 }
 
@@ -77,10 +77,10 @@ pub(super) async fn run(
 
 impl Outlets {
     fn publish(&self, target: &str, lifecycle: &mut Lifecycle<Arc<Tunnel>, StdRng>) {
-        let absent_since = lifecycle.absent_since().map(Instant::from_std);
+        let present = lifecycle.absence();
         self.absence.send_if_modified(|absence| {
-            let is_news = *absence != absent_since;
-            *absence = absent_since;
+            let is_news = *absence != present;
+            *absence = present;
             is_news
         });
         if let Some(state) = lifecycle.poll_state() {
@@ -116,6 +116,8 @@ async fn happened(tunnel: Option<&Tunnel>) -> Event<Arc<Tunnel>> {
         tunnel::Event::Lost { reason } => Event::LinkLost { reason },
         tunnel::Event::Retrying { error, hint } => Event::ResumeFailed { error, hint },
         tunnel::Event::Resumed => Event::LinkResumed,
+        tunnel::Event::Silent { since } => Event::Silenced { since },
+        tunnel::Event::Heard => Event::Heard,
         tunnel::Event::Over { reason } => Event::TunnelLost { reason },
     }
 }

@@ -50,6 +50,14 @@ pub enum Error {
         /// What a person can do about it.
         hint: Option<String>,
     },
+    /// There is a link, but nobody answers at its other end.
+    #[error("the SSM agent on {target} has not answered for {} s", lasted.as_secs())]
+    Silent {
+        /// The target.
+        target: String,
+        /// For how long.
+        lasted: Duration,
+    },
     /// The tunnel is being dialled, and did not come up in time.
     #[error("no connection to the target within {} s", held.as_secs())]
     HeldTooLong {
@@ -81,6 +89,7 @@ impl Error {
             ),
             Self::NoSshd { .. }
             | Self::Away { .. }
+            | Self::Silent { .. }
             | Self::HeldTooLong { .. }
             | Self::Unanswered => false,
             Self::Stopped => true,
@@ -110,6 +119,11 @@ impl Error {
             ),
             Self::Login { source, .. } => source.hint(),
             Self::Away { hint, .. } => hint.clone(),
+            Self::Silent { .. } => Some(
+                "see there whether amazon-ssm-agent is alive (`systemctl status amazon-ssm-agent`) and the machine \
+                 is not overloaded; after two minutes another session is tried"
+                    .into(),
+            ),
             Self::HeldTooLong { .. } => {
                 Some("see what the daemon says; --hold SECONDS waits longer".into())
             }

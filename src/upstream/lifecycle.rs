@@ -2,11 +2,13 @@
 //!
 //! ```text
 //!            Dialled                LinkLost
-//!  Dialing ----------->  Up  <------------------>  Resuming
+//!  Dialing ----------->  Up  <------------------>  Resuming <--- LinkLost --- Silent
 //!    ^  | DialFailed      |  TunnelLost  LinkResumed   | TunnelLost
 //!    |  v                 +------> Redialing <---------+
 //!  Waiting  <--- a pause --------------'                        Stop, from anywhere ---> Stopped
 //! ```
+//!
+//! Silent is Up without an answer of the agent: `Silenced` leads to it, `Heard` back, and the tunnel may be lost there.
 //!
 //! Pure: events and time go in, actions and news come out; the tunnel itself is a handle `T` that is
 //! only passed on. There is one dial at a time and one tunnel at a time, and each tunnel that was
@@ -19,7 +21,7 @@ use rand::Rng;
 
 use super::backoff::{Backoff, Pace};
 use super::error::Error;
-use super::state::{News, Outage, State};
+use super::state::{Absence, News, Outage, State};
 use crate::report::one_line;
 
 /// However often it is asked for, the target is not dialled more often than this.
@@ -27,6 +29,9 @@ const DIAL_SPACING: Duration = Duration::from_secs(1);
 
 /// A tunnel that lasts so long was a success: what comes after it is a new series of attempts.
 const LASTING: Duration = Duration::from_secs(10);
+
+/// What a silent agent is said to be.
+const SILENCE: &str = "the SSM agent does not answer";
 
 /// What has happened.
 #[derive(Debug, Clone)]
@@ -44,6 +49,10 @@ pub(super) enum Event<T> {
     },
     /// There is a link again.
     LinkResumed,
+    /// There is a link, but the agent owes an answer since then.
+    Silenced { since: Instant },
+    /// The agent answers again.
+    Heard,
     /// The tunnel is gone.
     TunnelLost { reason: String },
     /// Somebody is waiting for a tunnel.
@@ -91,6 +100,12 @@ enum Stage<T> {
         tunnel: T,
         since: Instant,
     },
+    /// The agent does not answer.
+    Silent {
+        tunnel: T,
+        /// When the tunnel came up.
+        up_since: Instant,
+    },
     Resuming {
         tunnel: T,
         /// When the tunnel came up.
@@ -133,6 +148,8 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
             Event::LinkLost { reason } => self.on_link_lost(now, reason),
             Event::ResumeFailed { error, hint } => self.on_resume_failed(error, hint),
             Event::LinkResumed => self.on_link_resumed(now),
+            Event::Silenced { since } => self.on_silenced(now, since),
+            Event::Heard => self.on_heard(now),
             Event::TunnelLost { reason } => self.on_tunnel_lost(now, reason),
             Event::Wanted => self.on_wanted(now),
             Event::Stop => self.on_stop(now),
@@ -164,9 +181,12 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
         self.news.pop_front()
     }
 
-    /// Since when no stream can make progress; none while they can.
-    pub(super) fn absent_since(&self) -> Option<Instant> {
-        self.absent_since
+    /// Since when no stream can make progress, and why; none while they can.
+    pub(super) fn absence(&self) -> Option<Absence> {
+        self.absent_since.map(|since| Absence {
+            since,
+            is_silence: matches!(self.stage, Stage::Silent { .. }),
+        })
     }
 
     /// Where it stands, if that has changed since it was asked last.
@@ -183,6 +203,10 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
         match (&self.stage, &self.outage) {
             (Stage::Up { tunnel, .. }, _) => State::Up(tunnel.clone()),
             (Stage::Resuming { tunnel, .. }, Some(outage)) => State::Resuming {
+                tunnel: tunnel.clone(),
+                outage: outage.clone(),
+            },
+            (Stage::Silent { tunnel, .. }, Some(outage)) => State::Silent {
                 tunnel: tunnel.clone(),
                 outage: outage.clone(),
             },
@@ -236,6 +260,7 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
     fn on_link_lost(&mut self, now: Instant, reason: String) {
         let (tunnel, up_since) = match &self.stage {
             Stage::Up { tunnel, since } => (tunnel.clone(), *since),
+            Stage::Silent { tunnel, up_since } => (tunnel.clone(), *up_since),
             _ => return,
         };
         self.enter(Stage::Resuming {
@@ -286,9 +311,34 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
         });
     }
 
+    fn on_silenced(&mut self, now: Instant, since: Instant) {
+        let (tunnel, up_since) = match &self.stage {
+            Stage::Up { tunnel, since } => (tunnel.clone(), *since),
+            _ => return,
+        };
+        self.enter(Stage::Silent { tunnel, up_since });
+        self.note_outage(since, SILENCE.to_owned());
+        let lasted = now.saturating_duration_since(since);
+        self.news.push_back(News::Silent { lasted });
+    }
+
+    fn on_heard(&mut self, now: Instant) {
+        let (tunnel, since) = match &self.stage {
+            Stage::Silent { tunnel, up_since } => (tunnel.clone(), *up_since),
+            _ => return,
+        };
+        self.enter(Stage::Up { tunnel, since });
+        self.absent_since = None;
+        if let Some(outage) = self.outage.take() {
+            let lasted = now.saturating_duration_since(outage.since);
+            self.news.push_back(News::Heard { lasted });
+        }
+    }
+
     fn on_tunnel_lost(&mut self, now: Instant, reason: String) {
         let (tunnel, up_since) = match &self.stage {
             Stage::Up { tunnel, since } => (tunnel.clone(), *since),
+            Stage::Silent { tunnel, up_since } => (tunnel.clone(), *up_since),
             Stage::Resuming {
                 tunnel, up_since, ..
             } => (tunnel.clone(), *up_since),
@@ -322,7 +372,9 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
     fn on_stop(&mut self, now: Instant) {
         match self.enter(Stage::Stopped) {
             Stage::Dialing => self.actions.push_back(Action::Abandon),
-            Stage::Up { tunnel, .. } | Stage::Resuming { tunnel, .. } => {
+            Stage::Up { tunnel, .. }
+            | Stage::Silent { tunnel, .. }
+            | Stage::Resuming { tunnel, .. } => {
                 self.actions.push_back(Action::Terminate(tunnel));
             }
             Stage::Waiting { .. } | Stage::Stopped => {}
@@ -344,16 +396,20 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
 
     /// Notes that something was lost. What was lost before goes on being lost.
     fn lose(&mut self, now: Instant, reason: String, is_resuming: bool) {
-        let since = *self.absent_since.get_or_insert(now);
-        self.outage = Some(Outage {
-            since,
-            reason: reason.clone(),
-            last_error: None,
-            hint: None,
-        });
+        self.note_outage(now, reason.clone());
         self.news.push_back(News::Lost {
             reason,
             is_resuming,
+        });
+    }
+
+    /// Nothing makes progress since `since`, or since before that.
+    fn note_outage(&mut self, since: Instant, reason: String) {
+        self.outage = Some(Outage {
+            since: *self.absent_since.get_or_insert(since),
+            reason,
+            last_error: None,
+            hint: None,
         });
     }
 

@@ -47,8 +47,8 @@ struct World {
     is_dialing: bool,
     last_dial: Option<Instant>,
     dials: usize,
-    /// The tunnel that was handed in and not out again, and whether it has a link.
-    live: Option<(Tunnel, bool)>,
+    /// The tunnel that was handed in and not out again, and how it is.
+    live: Option<(Tunnel, Link)>,
     next_tunnel: Tunnel,
     /// How often each tunnel was handed out to be terminated.
     terminated: BTreeMap<Tunnel, usize>,
@@ -60,6 +60,14 @@ struct World {
     due: Option<(Instant, Instant)>,
     news: Vec<News>,
     state: Option<State<Tunnel>>,
+}
+
+/// How a tunnel is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Link {
+    Good,
+    Silent,
+    Lost,
 }
 
 impl World {
@@ -128,13 +136,21 @@ impl World {
 
     /// Compares what the core tells of itself with what the world knows.
     fn compare(&self) {
-        assert_eq!(self.core.absent_since(), self.absent_since);
+        let absence = self.absent_since.map(|since| Absence {
+            since,
+            is_silence: matches!(self.live, Some((_, Link::Silent))),
+        });
+        assert_eq!(self.core.absence(), absence);
         let state = self.state.as_ref().expect("told at the beginning");
         let is_right = match state {
             State::Stopped => self.is_stopped,
-            State::Up(tunnel) => self.live == Some((*tunnel, true)),
+            State::Up(tunnel) => self.live == Some((*tunnel, Link::Good)),
+            State::Silent { tunnel, outage } => {
+                self.live == Some((*tunnel, Link::Silent))
+                    && Some(outage.since) == self.absent_since
+            }
             State::Resuming { tunnel, outage } => {
-                self.live == Some((*tunnel, false)) && Some(outage.since) == self.absent_since
+                self.live == Some((*tunnel, Link::Lost)) && Some(outage.since) == self.absent_since
             }
             State::Dialing => self.is_dialing && !self.was_up,
             State::Redialing(outage) => {
@@ -178,7 +194,7 @@ impl World {
         let is_welcome = self.is_dialing;
         if is_welcome {
             self.is_dialing = false;
-            self.live = Some((tunnel, true));
+            self.live = Some((tunnel, Link::Good));
             self.was_up = true;
             self.absent_since = None;
         }
@@ -202,17 +218,42 @@ impl World {
     }
 
     fn link(&mut self, has_link: bool) {
-        if let Some((tunnel, had_link)) = self.live
-            && had_link != has_link
-        {
-            self.live = Some((tunnel, has_link));
-            self.absent_since = (!has_link).then_some(self.now);
+        match (&mut self.live, has_link) {
+            (Some((_, link @ Link::Lost)), true) => {
+                *link = Link::Good;
+                self.absent_since = None;
+            }
+            (Some((_, link)), false) => {
+                *link = Link::Lost;
+                self.absent_since.get_or_insert(self.now);
+            }
+            _ => {}
         }
         self.event(match has_link {
             true => Event::LinkResumed,
             false => Event::LinkLost {
                 reason: "cut".into(),
             },
+        });
+    }
+
+    /// The agent has not answered for eight seconds, or does again.
+    fn silence(&mut self, is_silent: bool) {
+        let since = self.now - 8 * SECOND;
+        match (&mut self.live, is_silent) {
+            (Some((_, link @ Link::Good)), true) => {
+                *link = Link::Silent;
+                self.absent_since = Some(since);
+            }
+            (Some((_, link @ Link::Silent)), false) => {
+                *link = Link::Good;
+                self.absent_since = None;
+            }
+            _ => {}
+        }
+        self.event(match is_silent {
+            true => Event::Silenced { since },
+            false => Event::Heard,
         });
     }
 
@@ -274,6 +315,8 @@ enum Step {
     LinkLost,
     ResumeFailed,
     LinkResumed,
+    Silenced,
+    Heard,
     TunnelLost,
     Wanted,
     Stop,
@@ -288,6 +331,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::LinkLost),
         2 => Just(Step::ResumeFailed),
         3 => Just(Step::LinkResumed),
+        3 => Just(Step::Silenced),
+        3 => Just(Step::Heard),
         3 => Just(Step::TunnelLost),
         4 => Just(Step::Wanted),
         1 => Just(Step::Stop),
@@ -321,6 +366,8 @@ proptest! {
                     hint: None,
                 }),
                 Step::LinkResumed => world.link(true),
+                Step::Silenced => world.silence(true),
+                Step::Heard => world.silence(false),
                 Step::TunnelLost => world.tunnel_lost(),
                 Step::Wanted if world.is_stopped => world.wanted_after_stop(),
                 Step::Wanted => world.wanted(),
@@ -383,6 +430,42 @@ fn a_redial_after_a_failed_resume_is_one_absence() {
                 News::Lost { is_resuming: false, .. },
                 News::Up { gap: Some(gap) },
             ] if *gap == 7 * SECOND
+        ),
+        "{:?}",
+        world.news
+    );
+    world.finish();
+}
+
+/// What was waited for is there again, or was lost after all: one absence.
+#[test]
+fn an_agent_that_is_silent_is_told_and_waited_for() {
+    let mut world = World::new(5);
+    world.dialled();
+    world.advance(60 * SECOND);
+    world.news.clear();
+    world.silence(true);
+    world.advance(20 * SECOND);
+    world.silence(false);
+    assert!(
+        matches!(
+            &world.news[..],
+            [News::Silent { lasted: told }, News::Heard { lasted }]
+                if (*told, *lasted) == (8 * SECOND, 28 * SECOND)
+        ),
+        "{:?}",
+        world.news
+    );
+    world.silence(true);
+    world.advance(112 * SECOND);
+    world.news.clear();
+    world.tunnel_lost();
+    world.dialled();
+    assert!(
+        matches!(
+            &world.news[..],
+            [News::Lost { is_resuming: false, .. }, News::Up { gap: Some(gap) }]
+                if *gap == 120 * SECOND
         ),
         "{:?}",
         world.news

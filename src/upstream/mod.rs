@@ -29,7 +29,7 @@ use self::driver::Outlets;
 pub use self::error::Error;
 pub use self::login::Login;
 use self::pool::Pool;
-pub use self::state::{News, Outage, State};
+pub use self::state::{Absence, News, Outage, State};
 pub use self::transport::Transport;
 pub use self::users::Users;
 use crate::report::one_line;
@@ -58,7 +58,7 @@ struct Shared {
     target: String,
     state: watch::Receiver<State>,
     news: broadcast::Sender<News>,
-    absence: watch::Receiver<Option<Instant>>,
+    absence: watch::Receiver<Option<Absence>>,
     /// Told when somebody wants a transport and there is no tunnel: time to try again.
     wanted: Arc<Notify>,
     pool: Pool,
@@ -94,7 +94,10 @@ impl Upstream {
         let wanted = Arc::new(Notify::new());
         let target = options.tunnel.target.clone();
         let (publish_state, state) = watch::channel(State::Dialing);
-        let (publish_absence, absence) = watch::channel(Some(Instant::now()));
+        let (publish_absence, absence) = watch::channel(Some(Absence {
+            since: Instant::now().into_std(),
+            is_silence: false,
+        }));
         let news = broadcast::Sender::new(NEWS);
         tasks.spawn(driver::run(
             options.tunnel,
@@ -136,18 +139,30 @@ impl Upstream {
         self.shared.news.subscribe()
     }
 
-    /// Since when no stream can make progress, and each change of that; none while they can.
+    /// Since when no stream can make progress and why, and each change of that; none while they can.
     ///
     /// The link may have been lost earlier than it was noticed. An absence that ends with another
     /// tunnel has the same beginning as one that ends with the same.
-    pub fn absence(&self) -> watch::Receiver<Option<Instant>> {
+    pub fn absence(&self) -> watch::Receiver<Option<Absence>> {
         self.shared.absence.clone()
+    }
+
+    /// How long a client's wish is kept while nothing can be heard of the target.
+    pub fn hold(&self) -> Duration {
+        self.shared.hold
+    }
+
+    /// Why nobody is let through now, for one whose patience is at its end.
+    pub fn why_not(&self) -> Error {
+        self.shared.why_not(None)
     }
 
     /// Between us and the agent, with its time to process, as measured last; none without a tunnel.
     pub fn round_trip(&self) -> Option<Duration> {
         match &*self.shared.state.borrow() {
-            State::Up(tunnel) | State::Resuming { tunnel, .. } => tunnel.round_trip(),
+            State::Up(tunnel) | State::Silent { tunnel, .. } | State::Resuming { tunnel, .. } => {
+                tunnel.round_trip()
+            }
             _ => None,
         }
     }
@@ -364,7 +379,10 @@ impl Shared {
                 } if is_news => return Err(error),
                 State::Down { error, .. } => *last_failure = Some(error),
                 State::Stopped => return Err(Error::Stopped),
-                State::Dialing | State::Resuming { .. } | State::Redialing(_) => {}
+                State::Dialing
+                | State::Silent { .. }
+                | State::Resuming { .. }
+                | State::Redialing(_) => {}
             }
             if state.changed().await.is_err() {
                 return Err(Error::Stopped);
@@ -386,6 +404,10 @@ impl Shared {
     fn why_not(&self, last_failure: Option<Error>) -> Error {
         match &*self.state.borrow() {
             State::Resuming { outage, .. } => self.away(outage, true),
+            State::Silent { outage, .. } => Error::Silent {
+                target: self.target.clone(),
+                lasted: since(outage),
+            },
             State::Redialing(outage) => self.away(outage, false),
             State::Down { error, .. } => error.clone(),
             State::Dialing | State::Up(_) | State::Stopped => {
@@ -397,10 +419,15 @@ impl Shared {
     fn away(&self, outage: &Outage, is_resuming: bool) -> Error {
         Error::Away {
             target: self.target.clone(),
-            gone: Instant::now().saturating_duration_since(Instant::from_std(outage.since)),
+            gone: since(outage),
             is_resuming,
             reason: outage.last_error.as_ref().unwrap_or(&outage.reason).clone(),
             hint: outage.hint.clone(),
         }
     }
+}
+
+/// How long an outage has lasted.
+fn since(outage: &Outage) -> Duration {
+    Instant::now().saturating_duration_since(Instant::from_std(outage.since))
 }

@@ -13,6 +13,13 @@ pub enum State<T = Arc<Tunnel>> {
     Dialing,
     /// Streams can be opened, and make progress.
     Up(T),
+    /// There is a link, but the agent at its other end does not answer. Streams stay open; nothing moves in them.
+    Silent {
+        /// Still whole, as far as anybody knows.
+        tunnel: T,
+        /// Since when.
+        outage: Outage,
+    },
     /// The link was lost and the SSM session is being resumed. Streams stay open; nothing moves in them.
     Resuming {
         /// Still whole.
@@ -31,6 +38,15 @@ pub enum State<T = Arc<Tunnel>> {
     },
     /// It has been shut down.
     Stopped,
+}
+
+/// A time in which nothing can be heard of the target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absence {
+    /// When it began.
+    pub since: Instant,
+    /// Whether there is a link all the while, and it is the agent that does not answer.
+    pub is_silence: bool,
 }
 
 /// A time without progress, after there was some.
@@ -56,6 +72,16 @@ pub enum News {
         /// Whether the SSM session is being resumed, so that nothing is lost but time. Otherwise another one is
         /// started, and open channels end.
         is_resuming: bool,
+    },
+    /// The agent does not answer although there is a link; what waits for it goes on waiting.
+    Silent {
+        /// For how long so far.
+        lasted: Duration,
+    },
+    /// The agent answers again, and everything goes on where it was.
+    Heard {
+        /// How long it did not.
+        lasted: Duration,
     },
     /// An attempt to resume failed; another will follow.
     Retrying {

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use super::Loss;
 use crate::common::process::Run;
-use crate::common::world::World;
 use crate::common::{skip, until, which};
 
 /// Runs `script` in `world`, and lets the loss happen when it asks for it.
@@ -25,7 +24,9 @@ fn run(script: &str, module: &str, loss: Loss) {
         );
         return skip(&format!("{python} with {module} is not installed"));
     }
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/redial")
         .join(script);

@@ -5,7 +5,6 @@ use ssmshim::ssh::wire::WriteExt as _;
 use super::{LOSSES, Loss};
 use crate::common::net::free_port;
 use crate::common::raw::{Heard, Raw};
-use crate::common::world::World;
 
 /// A session that runs `cat` and has said so; returns the server's number.
 fn running(client: &mut Raw, number: u32) -> u32 {
@@ -30,7 +29,9 @@ fn end_of(client: &mut Raw, number: u32) -> Vec<Heard> {
 
 #[test]
 fn a_session_ends_and_the_next_one_has_another_number() {
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     let mut client = Raw::connect(&world);
     let (mut numbers, mut open) = (Vec::new(), Vec::new());
     for (ours, loss) in (0..).zip(LOSSES) {
@@ -87,7 +88,9 @@ fn a_session_ends_and_the_next_one_has_another_number() {
 /// Replies come in the order of their requests, also when an upstream ends between them.
 #[test]
 fn replies_keep_their_order() {
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     let mut client = Raw::connect(&world);
     let port = free_port();
     for loss in [Loss::SessionsKilled, Loss::SessionTerminated] {
@@ -114,7 +117,9 @@ fn replies_keep_their_order() {
 /// What a client has renounced it has renounced for all upstreams.
 #[test]
 fn no_more_sessions_holds_for_the_next_upstream() {
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     let mut client = Raw::connect(&world);
     let channel = running(&mut client, 0);
     client.global("no-more-sessions@openssh.com", false, |_| {});

@@ -7,12 +7,13 @@ use rustix::process::Signal;
 use super::forwards::left_running;
 use super::{LOSSES, Loss, sshd};
 use crate::common::process::{code, read_until};
-use crate::common::world::World;
 use crate::common::{DEADLINE, until};
 
 #[test]
 fn a_command_under_way_ends_with_a_notice() {
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     for loss in LOSSES {
         let mut client = world.ssh(&[], "echo said; exec cat").piped();
         let mut stdout = client.take_stdout();
@@ -34,7 +35,9 @@ fn a_command_under_way_ends_with_a_notice() {
 
 #[test]
 fn a_shell_ends_with_a_notice() {
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     if !world.has_terminals() {
         return;
     }
@@ -49,7 +52,9 @@ fn a_shell_ends_with_a_notice() {
 /// The master stays, and so does the way through it.
 #[test]
 fn a_control_master_survives() {
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     let socket = world.text("control");
     let mut master = left_running(&world, &["-M", "-S", &socket]);
     until("the master listens", || {
@@ -82,7 +87,9 @@ fn a_control_master_survives() {
 /// A login that dies in the middle is tried again.
 #[test]
 fn a_loss_after_a_loss_is_no_different() {
-    let Some(world) = World::serve() else { return };
+    let Some(world) = crate::world("", &[]) else {
+        return;
+    };
     let socket = world.text("control");
     let _master = left_running(&world, &["-M", "-S", &socket]);
     until("the master listens", || {

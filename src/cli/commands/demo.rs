@@ -21,6 +21,7 @@ pub(in crate::cli) async fn run(arguments: DemoArgs, output: Output) -> Exit {
     let options = demo::Options {
         listen: arguments.listen,
         pacing: arguments.emulated.pacing.into(),
+        resend: arguments.emulated.resend(),
     };
     let mut signals = match Signals::install() {
         Ok(signals) => signals,

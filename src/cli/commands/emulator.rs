@@ -15,7 +15,7 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
     let mut options = Options {
         listen: arguments.listen,
         pacing: arguments.emulated.pacing.into(),
-        resend: arguments.resend.into(),
+        resend: arguments.emulated.resend(),
         faults: arguments.faults.plan(),
         pushed_keys: arguments.pushed_keys,
         ..Options::default()

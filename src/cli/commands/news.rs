@@ -38,6 +38,24 @@ impl Teller {
                     false => format!("the SSM session is over ({reason}), starting another"),
                 });
             }
+            News::Silent { lasted } => {
+                output.event(&Event::Silent {
+                    silent_seconds: seconds(*lasted),
+                });
+                output.say(&format!(
+                    "the SSM agent on the target has not answered for {:.0} s, waiting",
+                    lasted.as_secs_f64()
+                ));
+            }
+            News::Heard { lasted } => {
+                output.event(&Event::Heard {
+                    silent_seconds: seconds(*lasted),
+                });
+                output.say(&format!(
+                    "it answers again after {:.1} s",
+                    lasted.as_secs_f64()
+                ));
+            }
             News::Retrying {
                 attempt,
                 error,

@@ -5,12 +5,14 @@ mod instances;
 mod neighbours;
 mod sessions;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, HeaderMap, HeaderValue};
+use hyper::http::uri::Authority;
 use hyper::{Request, Response};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -76,9 +78,10 @@ async fn answer(hub: &Arc<Hub>, request: Request<Incoming>) -> Result<Value, Api
     if admit(hub, &head.headers, operation)? == Admitted::WithoutToken {
         return sessions::resume_without_token(parse(&body)?);
     }
+    let host = gateway_host(hub, &head.headers);
     match operation {
-        "StartSession" => sessions::start(hub, parse(&body)?),
-        "ResumeSession" => sessions::resume(hub, parse(&body)?),
+        "StartSession" => sessions::start(hub, &host, parse(&body)?),
+        "ResumeSession" => sessions::resume(hub, &host, parse(&body)?),
         "TerminateSession" => sessions::terminate(hub, parse(&body)?),
         "DescribeSessions" => sessions::describe(hub, parse(&body)?),
         "GetConnectionStatus" => instances::connection_status(hub, parse(&body)?),
@@ -113,6 +116,22 @@ fn admit(hub: &Hub, headers: &HeaderMap, operation: &str) -> Result<Admitted, Ap
     match hub.faults.on_call(operation, access_key(headers)) {
         None => Ok(Admitted::Fully),
         Some(answer) => ApiError::injected(answer).map_or(Ok(Admitted::WithoutToken), Err),
+    }
+}
+
+/// Where a client is to open its data channel: where it has sent its request, so that whatever it went through, such
+/// as a proxy, is in that way too. A name that is not of this machine is not ours to promise.
+fn gateway_host(hub: &Hub, headers: &HeaderMap) -> String {
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    let authority = host.and_then(|host| host.parse::<Authority>().ok());
+    let is_loopback = |authority: &Authority| {
+        let name = authority.host().trim_matches(['[', ']']);
+        name.eq_ignore_ascii_case("localhost")
+            || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    };
+    match authority.filter(is_loopback) {
+        Some(authority) => authority.to_string(),
+        None => hub.addr.to_string(),
     }
 }
 

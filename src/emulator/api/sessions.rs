@@ -22,7 +22,7 @@ pub(super) struct Start {
     reason: Option<String>,
 }
 
-pub(super) fn start(hub: &Arc<Hub>, start: Start) -> Result<Value, ApiError> {
+pub(super) fn start(hub: &Arc<Hub>, host: &str, start: Start) -> Result<Value, ApiError> {
     if !is_target(&start.target) {
         return Err(ApiError::new(
             Kind::Validation,
@@ -82,7 +82,7 @@ pub(super) fn start(hub: &Arc<Hub>, start: Start) -> Result<Value, ApiError> {
         document = document.name(),
         "session started"
     );
-    Ok(ticket(hub, &session, token))
+    Ok(ticket(host, &session, token))
 }
 
 #[derive(Debug, Deserialize)]
@@ -110,7 +110,7 @@ impl ById {
     }
 }
 
-pub(super) fn resume(hub: &Hub, request: ById) -> Result<Value, ApiError> {
+pub(super) fn resume(hub: &Hub, host: &str, request: ById) -> Result<Value, ApiError> {
     request.check()?;
     let session = hub
         .session(&request.session_id)
@@ -120,7 +120,7 @@ pub(super) fn resume(hub: &Hub, request: ById) -> Result<Value, ApiError> {
         .ok_or_else(|| request.unknown())?;
     tracing::info!(session_id = %session.id, "session resumed");
     hub.faults.note(|counters| counters.resume_calls += 1);
-    Ok(ticket(hub, &session, token))
+    Ok(ticket(host, &session, token))
 }
 
 /// The answer to a resume that comes too late: a success without a token (sheet §5).
@@ -139,11 +139,11 @@ pub(super) fn terminate(hub: &Hub, request: ById) -> Result<Value, ApiError> {
     Ok(json!({ "SessionId": request.session_id }))
 }
 
-/// What a client needs to open its data channel.
-fn ticket(hub: &Hub, session: &Session, token: String) -> Value {
+/// What a client needs to open its data channel, at `host`.
+fn ticket(host: &str, session: &Session, token: String) -> Value {
     json!({
         "SessionId": session.id,
-        "StreamUrl": format!("ws://{}{}", hub.addr, session.stream_path()),
+        "StreamUrl": format!("ws://{host}{}", session.stream_path()),
         "TokenValue": token,
     })
 }

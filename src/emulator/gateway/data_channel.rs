@@ -48,9 +48,8 @@ pub(super) async fn serve(
         "data channel open"
     );
     session.attached(peer);
-    announce_arrival(&session, peer);
-
     let number = session.wire(peer).attached();
+    announce_arrival(&session, peer, number > 1);
     hub.faults.note(|counters| match peer {
         Peer::Client => {
             counters.client_sockets += 1;
@@ -141,8 +140,8 @@ async fn sever(mut socket: Socket, how: Ending) {
     }
 }
 
-/// Lets both ends publish, now that one has come.
-fn announce_arrival(session: &Session, peer: Peer) {
+/// Lets both ends publish, now that one has come, or is back.
+fn announce_arrival(session: &Session, peer: Peer, is_back: bool) {
     let start = || frame::publication(true);
     match peer {
         Peer::Client => {
@@ -153,15 +152,19 @@ fn announce_arrival(session: &Session, peer: Peer) {
         }
         Peer::Agent => {
             session.agent.push(start());
+            if is_back {
+                session.client.push(start());
+            }
         }
     }
 }
 
-/// Pauses the agent while there is nobody to listen. The client is told nothing: its messages are
-/// dropped while the agent is away, and it resends them.
+/// Pauses the other end while there is nobody to listen (sheet §3.5). Clients need not obey: what they send is
+/// dropped while the agent is away, and they resend it.
 fn announce_departure(session: &Session, peer: Peer) {
-    if peer == Peer::Client && session.agent.is_attached() {
-        session.agent.push(frame::publication(false));
+    let other = session.outbox(peer.other());
+    if other.is_attached() {
+        other.push(frame::publication(false));
     }
 }
 

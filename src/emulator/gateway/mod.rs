@@ -237,13 +237,16 @@ async fn serve(hub: &Hub, channel: Channel, refusal: Option<Refusal>, mut socket
 }
 
 /// Waits for the text message that every channel begins with.
+///
+/// An agent that reconnects may send stream data before it, as the real one does: that is dropped, and it sends it
+/// again.
 async fn read_opening(socket: &mut Socket) -> Result<OpenChannel, &'static str> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Text(text))) => {
                 return serde_json::from_str(&text).map_err(|_| "the opening message is malformed");
             }
-            Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+            Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Binary(_))) => {}
             Some(Ok(_)) => return Err("the first message must be the opening text message"),
             Some(Err(_)) | None => return Err("the connection ended before its opening message"),
         }

@@ -17,7 +17,18 @@ struct Socket(WebSocketStream<TcpStream>);
 
 impl Socket {
     /// Creates and opens a channel as an agent does.
-    async fn open(addr: SocketAddr, path: &str, query: &str, mut opening: Value) -> Self {
+    async fn open(addr: SocketAddr, path: &str, query: &str, opening: Value) -> Self {
+        Self::open_with(addr, path, query, opening, None).await
+    }
+
+    /// As [`Socket::open`], with `early` sent before the opening message.
+    async fn open_with(
+        addr: SocketAddr,
+        path: &str,
+        query: &str,
+        mut opening: Value,
+        early: Option<Vec<u8>>,
+    ) -> Self {
         let body = r#"{"MessageSchemaVersion":"1.0","RequestId":"r"}"#;
         let created = exchange(
             addr,
@@ -38,6 +49,9 @@ impl Socket {
         let stream = TcpStream::connect(addr).await.unwrap();
         let url = format!("ws://{addr}{path}?{query}");
         let (mut socket, _) = tokio_tungstenite::client_async(url, stream).await.unwrap();
+        if let Some(early) = early {
+            socket.send(Message::binary(early)).await.unwrap();
+        }
         socket
             .send(Message::text(opening.to_string()))
             .await
@@ -156,6 +170,30 @@ async fn the_gateway_serves_a_foreign_agent() {
         "start_publication"
     );
     let output = message("output_stream_data", 1, 0, OUTPUT, b"resent");
+    data.send(output.clone()).await;
+    assert_eq!(client.receive_raw().await.unwrap(), Parsed::new(&output));
+
+    // While the agent is away the client is told so. It may begin with what it has to send.
+    drop(data);
+    assert_eq!(
+        client.receive_raw().await.unwrap().kind,
+        "pause_publication"
+    );
+    let early = message("output_stream_data", 2, 0, OUTPUT, b"too early");
+    let mut data = Socket::open_with(
+        addr,
+        &format!("/v1/data-channel/{}", ticket.session_id),
+        "role=publish_subscribe",
+        json!({ "MessageSchemaVersion": "1.0", "ClientInstanceId": INSTANCE, "ClientId": "" }),
+        Some(early),
+    )
+    .await;
+    assert_eq!(data.receive().await.kind, "start_publication");
+    assert_eq!(
+        client.receive_raw().await.unwrap().kind,
+        "start_publication"
+    );
+    let output = message("output_stream_data", 2, 0, OUTPUT, b"again");
     data.send(output.clone()).await;
     assert_eq!(client.receive_raw().await.unwrap(), Parsed::new(&output));
 

@@ -34,6 +34,36 @@ async fn a_token_serves_once_and_only_its_session() {
     emulator.shutdown().await;
 }
 
+/// What is in front of the emulator, a proxy, is so for the data channel too.
+#[tokio::test]
+async fn the_data_channel_is_where_the_request_went() {
+    let emulator = emulator(Pacing::Off).await;
+    let addr = emulator.hub.addr.to_string();
+    let body = r#"{"Target":"i-0123456789abcdef0","DocumentName":"AWS-StartSSHSession"}"#;
+    for (host, expected) in [
+        ("localhost:1234", "localhost:1234"),
+        ("127.0.0.9:80", "127.0.0.9:80"),
+        ("[::1]:1234", "[::1]:1234"),
+        ("ssm.us-east-1.amazonaws.com", &*addr),
+        ("192.0.2.1:80", &*addr),
+        ("not a host", &*addr),
+    ] {
+        let request = format!(
+            "POST / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\
+             X-Amz-Target: AmazonSSM.StartSession\r\nContent-Length: {}\r\n{}\r\n{body}",
+            body.len(),
+            authorization("AKIAEXAMPLE"),
+        );
+        let answer = exchange(emulator.hub.addr, &request).await.json();
+        let url = answer["StreamUrl"].as_str().unwrap();
+        assert!(
+            url.starts_with(&format!("ws://{expected}/v1/")),
+            "{host}: {url}"
+        );
+    }
+    emulator.shutdown().await;
+}
+
 #[tokio::test]
 async fn bad_messages_close_the_socket_and_not_the_session() {
     let emulator = emulator(Pacing::Off).await;

@@ -7,22 +7,25 @@ use crate::relay::absence::{Absence, line};
 use crate::relay::pair::globals::Owed;
 use crate::relay::queue::Queue;
 use crate::ssh::messages::{debug, stderr};
+use crate::upstream;
 
 /// Notices that wait for a channel on which they can be told.
 const NOTICES: usize = 8;
 
 impl Pair {
-    /// The way to the joined upstream has been interrupted since `since`, or is no longer: none.
+    /// The way to the joined upstream has been interrupted, as far as is `known`, or is no longer: none.
     ///
     /// Nothing is lost by that. Once it has lasted a while keepalives are answered here, and a person who types at
     /// a terminal is told why nothing happens. Without an upstream this has no effect.
-    pub fn set_absence(&mut self, now: Instant, since: Option<Instant>) {
+    pub fn set_absence(&mut self, now: Instant, known: Option<upstream::Absence>) {
         if self.joined.is_none() {
             return;
         }
-        match (since, self.absence) {
-            (Some(since), None) => {
-                self.absence = Some(Absence::new(since));
+        match (known, self.absence) {
+            (Some(known), absence) => {
+                let mut absence = absence.unwrap_or(Absence::new(known.since));
+                absence.update(known);
+                self.absence = Some(absence);
                 self.handle_timeout(now);
             }
             (None, Some(absence)) => {
@@ -34,7 +37,7 @@ impl Pair {
                     }
                 }
             }
-            (Some(_), Some(_)) | (None, None) => {}
+            (None, None) => {}
         }
     }
 
@@ -42,7 +45,41 @@ impl Pair {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let keepalives = self.absence.and_then(|absence| absence.poll_timeout());
         let forwards = self.forwards.poll_timeout();
-        keepalives.into_iter().chain(forwards).min()
+        [keepalives, forwards, self.overdue_at()]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    /// Whether a channel has been asked for and waited for so long that [`Pair::refuse_overdue`] is to be called.
+    pub fn is_overdue(&self, now: Instant) -> bool {
+        self.overdue_at().is_some_and(|at| at <= now)
+    }
+
+    /// Refuses the client the channels that have waited for an upstream that is away as long as they may.
+    ///
+    /// `reason` is for the person at the client. Should upstream open one of them yet, it is closed there, and the
+    /// client does not hear of it. What is open already goes on.
+    pub fn refuse_overdue(&mut self, now: Instant, reason: &str) {
+        let mut refused = Vec::new();
+        while self.is_overdue(now)
+            && let Some(number) = self.ledger.forget_oldest_open()
+        {
+            self.observer.on_open_failure(Side::Upstream, number);
+            let known_as = self.withdrawn.known_as(number);
+            match self.queues.upstream.discard_open(known_as) {
+                true => self.withdrawn.release(number),
+                false => self.withdrawn.withdraw(number),
+            }
+            refused.push(number);
+        }
+        self.refuse_opens(refused, reason);
+    }
+
+    /// When the channel that was asked for first has waited too long for an upstream that is away.
+    fn overdue_at(&self) -> Option<Instant> {
+        let absence = self.absence.filter(|_| self.joined.is_some())?;
+        Some(absence.overdue_at(self.ledger.oldest_open()?, self.hold))
     }
 
     /// Does what is due.

@@ -10,6 +10,7 @@ use crate::relay::absence::{Absence, line};
 use crate::relay::ledger::Replay;
 use crate::relay::observer::{Channel, Kind};
 use crate::relay::queue::Queue;
+use crate::relay::withdrawn::Withdrawn;
 use crate::ssh::messages::{
     Message, channel_close, channel_eof, channel_open_failure, exit_signal, open_failure, stderr,
 };
@@ -28,15 +29,13 @@ impl Pair {
             self.send_global(Owed::Forward(id), request);
         }
         for replay in self.ledger.replay() {
+            let (Replay::Open(message) | Replay::Global(_, message) | Replay::Said(message)) =
+                &replay;
+            self.note_offence(message);
             match replay {
                 Replay::Open(message) => self.pass_open(Side::Local, message),
                 Replay::Global(id, message) => self.send_global(Owed::Client(id), message),
-                Replay::Said(message) => {
-                    if Message::parse(&message) == Message::Malformed {
-                        self.note_offence();
-                    }
-                    self.queues.upstream.push_control(message);
-                }
+                Replay::Said(message) => self.queues.upstream.push_control(message),
             }
         }
     }
@@ -53,6 +52,7 @@ impl Pair {
         self.queues.upstream = Queue::default();
         self.absence.get_or_insert(Absence::new(now));
         self.numbering.on_lost();
+        self.withdrawn = Withdrawn::default();
         self.forwards.on_lost();
         self.stale_questions += std::mem::take(&mut self.questions);
 
@@ -90,7 +90,7 @@ impl Pair {
         !self.forwards.is_empty()
     }
 
-    fn refuse_opens(&mut self, numbers: Vec<u32>, reason: &str) {
+    pub(super) fn refuse_opens(&mut self, numbers: Vec<u32>, reason: &str) {
         for number in numbers {
             let failure = channel_open_failure(number, open_failure::CONNECT_FAILED, reason);
             self.queues.local.push_control(failure);
@@ -101,7 +101,7 @@ impl Pair {
     pub(super) fn hold(&mut self, now: Instant, message: Bytes) -> Received {
         match Message::parse(&message) {
             Message::GlobalRequest { .. } => self.ask(now, message),
-            Message::Open { sender, .. } => self.ledger.open(sender, Some(message)),
+            Message::Open { sender, .. } => self.ledger.open(sender, Some(message), now),
             // There is no question that it could answer, but of an upstream that is gone.
             Message::GlobalReply => self.stale_questions = self.stale_questions.saturating_sub(1),
             Message::Unknown if message[0] < LOCAL_EXTENSIONS => return Received::Unimplemented,

@@ -5,11 +5,13 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::{
-    Scripted, data, failure, global, listen, request, stderr_of, success, with_channel,
-    with_terminal,
+    HOLD, Scripted, close, confirmation, data, failure, global, listen, open, request, stderr_of,
+    success, with_channel, with_terminal,
 };
 use crate::relay::Side;
-use crate::ssh::messages::{window_adjust, with_recipient};
+use crate::ssh::messages::{
+    Message, channel_open_failure, open_failure, window_adjust, with_sender,
+};
 use crate::ssh::wire::msg;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -20,12 +22,17 @@ fn keepalive() -> Bytes {
 
 impl Scripted {
     fn interrupt(&mut self) {
-        let now = self.now;
-        self.pair.set_absence(now, Some(now));
+        self.set_away(Duration::ZERO, false);
     }
 
-    fn resume(&mut self) {
-        self.pair.set_absence(self.now, None);
+    /// Lets the timer fire, and refuses what is overdue then.
+    fn run_out_of_patience(&mut self) {
+        let due = self.poll_timeout().unwrap() - self.now;
+        self.wait(due);
+        assert!(self.is_overdue(self.now));
+        let now = self.now;
+        self.refuse_overdue(now, "away");
+        assert!(!self.is_overdue(now));
     }
 }
 
@@ -188,6 +195,166 @@ fn an_absence_ends_with_its_upstream() {
     assert!(pair.local_hears().is_empty());
     assert_eq!(pair.poll_timeout(), None);
     // Whoever types there hears nothing, and says nothing.
-    pair.local(with_recipient(data(20, b"x"), 20));
+    pair.local(data(20, b"x"));
     assert!(pair.is_drained(Side::Upstream) && pair.is_drained(Side::Local));
+}
+
+/// The client's session channel 10, which upstream has been asked for and has not answered.
+fn with_opening() -> Scripted {
+    let mut pair = Scripted::joined(true);
+    pair.local(open("session", 10, 1 << 20));
+    assert_eq!(pair.upstream_hears().len(), 1);
+    pair
+}
+
+fn refused(number: u32) -> Bytes {
+    channel_open_failure(number, open_failure::CONNECT_FAILED, "away")
+}
+
+#[test]
+fn a_silent_agent_is_called_that() {
+    let mut pair = with_terminal();
+    pair.set_away(8 * SECOND, true);
+    pair.local(data(20, b"a"));
+    let told = stderr_of(&pair.local_hears()[0]);
+    let words = "the SSM agent on the target has not answered for 8 s; what you type is kept";
+    assert!(told.contains(words), "{told}");
+    // Its link is lost as well.
+    pair.set_away(12 * SECOND, false);
+    pair.wait(SECOND);
+    pair.set_away(Duration::ZERO, true);
+    pair.wait(SECOND);
+    pair.resume();
+    let told = stderr_of(&pair.local_hears()[0]);
+    assert!(told.contains("answers again after 10 s"), "{told}");
+}
+
+#[test]
+fn a_channel_is_waited_for_as_long_as_is_held() {
+    let mut pair = with_opening();
+    pair.wait(20 * SECOND);
+    assert_eq!(pair.poll_timeout(), None, "upstream may take its time");
+    pair.set_away(8 * SECOND, true);
+    assert_eq!(pair.poll_timeout(), Some(pair.now + HOLD - 8 * SECOND));
+    pair.local(open("session", 11, 1 << 20));
+    pair.run_out_of_patience();
+    assert_eq!(pair.local_hears(), [refused(10)]);
+    assert_eq!(
+        pair.poll_timeout(),
+        Some(pair.now + 8 * SECOND),
+        "for the other one"
+    );
+    pair.resume();
+    assert_eq!(pair.poll_timeout(), None);
+    // The second one is still wanted.
+    pair.upstream(confirmation(10, 20, 1 << 20));
+    pair.upstream(confirmation(11, 21, 1 << 20));
+    let told = pair.local_hears();
+    assert_eq!(told.len(), 1);
+    assert_eq!(Message::parse(&told[0]).recipient(), Some(11));
+    assert!(pair.upstream_hears().contains(&close(20)));
+}
+
+#[test]
+fn what_upstream_opens_too_late_is_closed_there_and_not_heard_of_here() {
+    let mut pair = with_opening();
+    pair.set_away(8 * SECOND, true);
+    pair.run_out_of_patience();
+    assert_eq!(pair.local_hears(), [refused(10)]);
+    assert!(!pair.is_asking());
+    pair.resume();
+    pair.upstream(confirmation(10, 20, 1 << 20));
+    assert_eq!(pair.upstream_hears(), [close(20)]);
+    pair.upstream(data(10, b"message of the day"));
+    pair.upstream(request(10, "keepalive@openssh.com"));
+    pair.upstream(close(10));
+    assert!(pair.local_hears().is_empty() && pair.upstream_hears().is_empty());
+    assert_eq!(pair.observer().open_channels(), 0);
+    // Its number is free again.
+    let again = open("session", 10, 1 << 10);
+    pair.local(again.clone());
+    assert_eq!(pair.upstream_hears(), [again]);
+}
+
+/// OpenSSH gives the next channel the number of the one that it was refused.
+#[test]
+fn a_number_that_upstream_still_knows_goes_by_another() {
+    let mut pair = with_opening();
+    pair.set_away(8 * SECOND, true);
+    pair.run_out_of_patience();
+    pair.local_hears();
+    let again = open("session", 10, 1 << 10);
+    pair.local(again.clone());
+    let told = pair.upstream_hears().remove(0);
+    let Message::Open { sender: alias, .. } = Message::parse(&told) else {
+        panic!("{told:?}");
+    };
+    assert_ne!(alias, 10);
+    assert_eq!(with_sender(told, 10), again);
+    pair.resume();
+    // In whatever order upstream answers.
+    pair.upstream(confirmation(alias, 21, 1 << 20));
+    pair.upstream(data(alias, b"hello"));
+    pair.upstream(confirmation(10, 20, 1 << 20));
+    pair.upstream(data(10, b"who?"));
+    let told = pair.local_hears();
+    assert_eq!(Message::parse(&told[0]).recipient(), Some(10));
+    assert_eq!(told[1..], [data(10, b"hello")]);
+    assert_eq!(pair.upstream_hears(), [close(20)]);
+    pair.local(data(21, b"in"));
+    assert_eq!(pair.upstream_hears(), [data(21, b"in")]);
+    pair.upstream(close(10));
+    pair.upstream(close(alias));
+    pair.local(close(21));
+    assert_eq!(pair.local_hears(), [close(10)]);
+    assert_eq!(pair.observer().open_channels(), 0);
+    pair.local(open("session", 10, 1 << 10));
+    let told = pair.upstream_hears().pop().unwrap();
+    assert!(matches!(
+        Message::parse(&told),
+        Message::Open { sender: 10, .. }
+    ));
+}
+
+#[test]
+fn what_upstream_has_not_been_told_is_taken_back() {
+    let mut pair = Scripted::joined(true);
+    pair.set_away(8 * SECOND, true);
+    pair.local(open("session", 10, 1 << 20));
+    pair.local(global("no-more-sessions@openssh.com", false));
+    pair.wait(HOLD);
+    let now = pair.now;
+    pair.refuse_overdue(now, "away");
+    assert_eq!(pair.local_hears(), [refused(10)]);
+    assert_eq!(pair.upstream_hears().len(), 1, "the other message");
+}
+
+/// Another upstream knows nothing of what the last one was asked for.
+#[test]
+fn a_channel_that_was_refused_is_not_asked_for_again() {
+    let mut pair = with_opening();
+    pair.set_away(8 * SECOND, true);
+    pair.run_out_of_patience();
+    pair.lose();
+    pair.local_hears();
+    pair.gain();
+    assert!(pair.upstream_hears().is_empty());
+    pair.local(open("session", 10, 1 << 10));
+    let told = pair.upstream_hears().pop().unwrap();
+    assert!(matches!(
+        Message::parse(&told),
+        Message::Open { sender: 10, .. }
+    ));
+}
+
+#[test]
+fn what_is_open_is_not_touched_however_long_it_takes() {
+    let mut pair = with_terminal();
+    pair.set_away(8 * SECOND, true);
+    pair.wait(HOLD * 10);
+    let now = pair.now;
+    assert!(!pair.is_overdue(now));
+    pair.refuse_overdue(now, "away");
+    assert!(pair.local_hears().is_empty());
+    assert_eq!(pair.observer().open_channels(), 1);
 }

@@ -353,11 +353,15 @@ impl Play {
                 self.pair.gain();
             }
             2 if self.upstream.is_none() => self.pair.refuse("no way up"),
-            3 => {
+            3 => match chance % 8 {
+                0 | 1 => self.pair.resume(),
+                kind => self.pair.set_away(Duration::from_secs(10), kind % 2 == 0),
+            },
+            4 => {
+                self.pair.wait(super::HOLD);
                 let now = self.pair.now;
-                let since = now.checked_sub(Duration::from_secs(10));
-                let since = since.filter(|_| !chance.is_multiple_of(4));
-                self.pair.set_absence(now, since);
+                self.pair.refuse_overdue(now, "away");
+                assert!(!self.pair.is_overdue(now));
             }
             _ => self
                 .pair
@@ -436,7 +440,7 @@ proptest! {
                 15..=18 if play.upstream.is_some() => {
                     play.deliver(Side::Upstream, 1 + chance as usize % 8);
                 }
-                _ => play.fate(action % 5, chance),
+                _ => play.fate(action % 6, chance),
             }
         }
         play.settle();

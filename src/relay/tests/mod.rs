@@ -15,12 +15,16 @@ use super::credit::Limits;
 use super::{Error, Pair, Received, Side};
 use crate::ssh::messages::Message;
 use crate::ssh::wire::{WriteExt, msg};
+use crate::upstream::Absence;
 
 const LIMITS: Limits = Limits {
     connection_bytes: 64 << 10,
     channel_min_bytes: 8 << 10,
     channel_max_bytes: 32 << 10,
 };
+
+/// How long a channel waits for an upstream that is away.
+const HOLD: Duration = Duration::from_secs(30);
 
 /// A pair and a clock.
 struct Scripted {
@@ -31,9 +35,14 @@ struct Scripted {
 impl Scripted {
     /// A pair that waits for its first upstream.
     fn alone(local_is_openssh: bool) -> Self {
+        Self::with(LIMITS, local_is_openssh)
+    }
+
+    /// [`Scripted::alone`] with limits of one's own.
+    fn with(limits: Limits, local_is_openssh: bool) -> Self {
         let now = Instant::now();
         Self {
-            pair: Pair::new(LIMITS, local_is_openssh, now),
+            pair: Pair::new(limits, HOLD, local_is_openssh, now),
             now,
         }
     }
@@ -75,6 +84,18 @@ impl Scripted {
 
     fn gain(&mut self) {
         self.pair.gain_upstream(self.now);
+    }
+
+    /// The way to upstream is interrupted, since a while ago; or the agent is silent.
+    fn set_away(&mut self, ago: Duration, is_silence: bool) {
+        let since = self.now - ago;
+        let absence = Absence { since, is_silence };
+        self.pair.set_absence(self.now, Some(absence));
+    }
+
+    /// It goes on.
+    fn resume(&mut self) {
+        self.pair.set_absence(self.now, None);
     }
 
     /// Lets time pass.

@@ -6,7 +6,7 @@ use super::{
     LIMITS, Scripted, build, close, confirmation, data, drain, eof, global, open, request,
     with_channel,
 };
-use crate::relay::{Error, Received, Side};
+use crate::relay::{Error, Limits, Received, Side};
 use crate::ssh::messages::{self, Message};
 use crate::ssh::wire::{WriteExt, msg};
 
@@ -295,4 +295,33 @@ fn garbage_is_the_senders_fault_and_never_a_panic() {
             drain(&mut pair, Side::Upstream);
         }
     });
+}
+
+/// However much the client grants, and however often.
+#[test]
+fn what_is_under_way_to_the_client_is_what_the_target_delivers_in_time() {
+    let mut pair = Scripted::with(Limits::default(), true);
+    pair.gain();
+    pair.local(open("session", 10, 2 << 20));
+    let granted = |messages: Vec<Bytes>| -> u32 {
+        let windows = messages
+            .iter()
+            .map(|message| match Message::parse(message) {
+                Message::Open { window, .. } => window,
+                Message::WindowAdjust { bytes, .. } => bytes,
+                _ => 0,
+            });
+        windows.sum()
+    };
+    let mut window = granted(pair.upstream_hears());
+    pair.upstream(confirmation(10, 20, 2 << 20));
+    pair.local_hears();
+    for _ in 0..100 {
+        assert!((1000..=64 << 10).contains(&window), "{window}");
+        pair.local(messages::window_adjust(20, 1 << 20));
+        pair.upstream(data(10, &[0; 1000]));
+        window -= 1000;
+        pair.local_hears();
+        window += granted(pair.upstream_hears());
+    }
 }

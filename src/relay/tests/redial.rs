@@ -22,16 +22,10 @@ fn a_transport_is_untouched_until_something_is_asked_of_it() {
     pair.upstream_hears();
     assert!(!pair.is_untouched());
     pair.lose();
-    pair.upstream_refuses_all();
+    pair.refuse("no way up");
+    pair.local_hears();
     pair.gain();
     assert!(pair.is_untouched(), "the next one is another");
-}
-
-impl Scripted {
-    fn upstream_refuses_all(&mut self) {
-        self.refuse("no way up");
-        self.local_hears();
-    }
 }
 
 #[test]

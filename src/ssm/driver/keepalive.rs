@@ -107,6 +107,11 @@ impl Keepalive {
         self.round_trip
     }
 
+    /// Whether the socket is under suspicion: a ping is unanswered, and nothing else has come since.
+    pub(in crate::ssm) fn is_awaiting(&self) -> bool {
+        self.dead_at.is_some()
+    }
+
     /// Asks for a sign of life within `deadline`, for example after the computer has slept.
     pub(in crate::ssm) fn suspect(&mut self, now: Instant, deadline: Duration) {
         self.ping_at = now;

@@ -8,6 +8,7 @@ pub(super) mod keepalive;
 mod pump;
 mod rate;
 mod resume;
+pub(super) mod silence;
 mod verdict;
 
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use self::clocks::{Clocks, Wakeups};
 use self::dialer::Dialer;
 use self::pump::{Connection, Goal, Stop};
 use self::rate::DeliveryRate;
+use self::silence::{Patience, Silence};
 use super::api::Ssm;
 use super::error::{Disposition, Error};
 use super::protocol::data_channel::{Config, DataChannel, Established, Origin};
@@ -52,6 +54,8 @@ pub(super) struct Surroundings {
     pub(super) longest: Duration,
     /// Between attempts that wait for a person.
     pub(super) slowly: Duration,
+    /// With an agent that says nothing.
+    pub(super) patience: Patience,
 }
 
 impl Default for Surroundings {
@@ -61,6 +65,7 @@ impl Default for Surroundings {
             spacing: backoff::SPACING,
             longest: backoff::LONGEST,
             slowly: verdict::SLOWLY,
+            patience: Patience::default(),
         }
     }
 }
@@ -83,6 +88,7 @@ pub(super) struct Driver {
     slowly: Duration,
     wakeups: Wakeups,
     rate: DeliveryRate,
+    silence: Silence,
 }
 
 /// Starts SSM sessions until one completes its handshake, at most as often as `options` say.
@@ -136,6 +142,7 @@ pub(super) async fn establish(
             slowly: surroundings.slowly,
             wakeups: Wakeups::new((surroundings.clocks)()),
             rate: DeliveryRate::new(now()),
+            silence: Silence::new(surroundings.patience),
         };
         let (error, connection) = match driver.handshake().await {
             Ok(connection) => return Ok((driver, connection)),
@@ -204,6 +211,12 @@ impl Driver {
                     }
                 }
                 Stop::Closed(text) => return self.end(Error::Closed(text)),
+                Stop::Silent { lasted } => {
+                    // Nobody is there to take last words.
+                    drop(connection);
+                    self.terminate(None).await;
+                    return self.end(Error::Silent { lasted });
+                }
                 Stop::HandshakeFailed(error) => {
                     self.terminate(Some(connection)).await;
                     return self.end(error.into());
@@ -241,6 +254,7 @@ impl Driver {
             Stop::Cancelled => Error::Terminated,
             Stop::Lost(reason) => Error::LostInHandshake(reason),
             Stop::Closed(text) => Error::Closed(text),
+            Stop::Silent { lasted } => Error::Silent { lasted },
             Stop::HandshakeFailed(error) => Error::Handshake(error),
             Stop::Damaged { count, last } => Error::Damaged { count, last },
         };

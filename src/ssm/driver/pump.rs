@@ -19,6 +19,7 @@ use super::super::session::SessionEvent;
 use super::super::websocket::WebSocket;
 use super::keepalive::{Due, Intervals, Keepalive};
 use super::rate::DeliveryRate;
+use super::silence::{Change, Signs};
 use super::{Driver, now};
 
 /// Messages read before writing gets its turn; their acknowledgements leave in one flush.
@@ -30,6 +31,8 @@ const ROUNDS: usize = 8;
 const MAX_INVALID: u32 = 100;
 /// After a sleep the socket has this long to show that it lives.
 const WAKE_DEADLINE: Duration = Duration::from_secs(3);
+/// The longest time that the link is thought to need for what was sent before, when the agent is listened for.
+const LONGEST_QUEUE: Duration = Duration::from_secs(10);
 /// Between updates of the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -102,6 +105,11 @@ pub(super) enum Stop {
     Lost(String),
     /// The SSM session is over.
     Closed(String),
+    /// The agent has said nothing for too long, although the socket lives.
+    Silent {
+        /// How long.
+        lasted: Duration,
+    },
     /// There will be no stream.
     HandshakeFailed(handshake::Error),
     /// Too many messages were invalid.
@@ -174,15 +182,20 @@ impl Driver {
             if let ControlFlow::Break(stop) = self.write(connection, now, cx) {
                 return Poll::Ready(stop);
             }
+            // Only after writing: what has just been sent is owed from now on.
+            if goal == Goal::Forever
+                && let ControlFlow::Break(stop) = self.listen(connection, now)
+            {
+                return Poll::Ready(stop);
+            }
             self.report_status(connection, now);
             if self.has_reached(goal) {
                 return Poll::Ready(Stop::Reached);
             }
-            let watch = connection.keepalive.poll_timeout();
-            let deadline = self
-                .channel
-                .poll_timeout()
-                .map_or(watch, |due| due.min(watch));
+            let deadline = [self.channel.poll_timeout(), self.silence.poll_timeout(now)]
+                .into_iter()
+                .flatten()
+                .fold(connection.keepalive.poll_timeout(), Instant::min);
             if !has_more && connection.poll_timer(deadline, cx).is_pending() {
                 return Poll::Pending;
             }
@@ -217,6 +230,30 @@ impl Driver {
                 self.rate = DeliveryRate::new(now);
                 return ControlFlow::Break(Stop::Lost("no answer to a ping".to_owned()));
             }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Looks whether the agent is silent, or is heard again.
+    fn listen(&mut self, connection: &Connection, now: Instant) -> ControlFlow<Stop> {
+        let queue = self.rate.time_for(self.channel.bytes_in_flight());
+        let signs = Signs {
+            heard_at: self.channel.peer_heard_at(),
+            is_owing: self.channel.is_awaiting_peer(),
+            is_socket_alive: !connection.keepalive.is_awaiting(),
+            queue: queue.min(LONGEST_QUEUE),
+        };
+        match self.silence.update(now, signs) {
+            Some(Change::Silent { since }) => {
+                tracing::debug!("the agent does not answer");
+                self.reports.tell(SessionEvent::Silent { since });
+            }
+            Some(Change::Heard) => {
+                tracing::debug!("the agent answers again");
+                self.reports.tell(SessionEvent::Heard);
+            }
+            Some(Change::GivenUp { lasted }) => return ControlFlow::Break(Stop::Silent { lasted }),
+            None => {}
         }
         ControlFlow::Continue(())
     }

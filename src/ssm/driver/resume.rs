@@ -22,6 +22,7 @@ impl Driver {
             "websocket lost, resuming"
         );
         self.backoff.on_lost(lived, was_useful);
+        self.silence.on_lost();
         self.reports.status.send_modify(|status| {
             status.is_connected = false;
             status.unacknowledged = self.channel.unacknowledged();

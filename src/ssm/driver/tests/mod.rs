@@ -22,6 +22,7 @@ mod ends;
 mod journal;
 mod many;
 mod resume;
+mod silent;
 mod start;
 
 use super::*;

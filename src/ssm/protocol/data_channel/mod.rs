@@ -50,6 +50,8 @@ pub struct DataChannel {
     pacer: Option<Pacer>,
     /// When anything last came in.
     heard_at: Instant,
+    /// When anything last came from the other end, not from the service in between.
+    peer_heard_at: Instant,
     /// Whether data goes before repeated acknowledgements next.
     is_turn_of_data: bool,
     /// Set while the pacer holds messages back.
@@ -133,6 +135,7 @@ impl DataChannel {
             incoming: Incoming::new(config.incoming),
             pacer: config.pace.map(|rate| Pacer::new(rate, now)),
             heard_at: now,
+            peer_heard_at: now,
             is_turn_of_data: false,
             paced_until: None,
             acknowledges: Acknowledging::new(config.pace.is_some(), now),
@@ -164,10 +167,12 @@ impl DataChannel {
                 if header.message_type != self.peer_stream() {
                     return Err(Error::Direction(header.message_type));
                 }
+                self.peer_heard_at = now;
                 self.unpause();
                 self.handle_stream(now, &header, payload)
             }
             MessageType::Acknowledge => {
+                self.peer_heard_at = now;
                 self.unpause();
                 let seq = acknowledged(&payload).map_err(Error::Acknowledge)?;
                 let is_news = self.outgoing.on_acknowledge(seq, now)?;
@@ -360,6 +365,16 @@ impl DataChannel {
     /// Bytes of our messages acknowledged since the beginning, headers included.
     pub fn bytes_acknowledged(&self) -> u64 {
         self.outgoing.acknowledged()
+    }
+
+    /// Whether the peer owes an acknowledgement of something that was sent.
+    pub fn is_awaiting_peer(&self) -> bool {
+        self.outgoing.is_awaiting()
+    }
+
+    /// When the peer was last heard: a stream message or an acknowledgement, new or repeated.
+    pub fn peer_heard_at(&self) -> Instant {
+        self.peer_heard_at
     }
 
     /// Messages of the peer that wait for one before them.

@@ -170,6 +170,11 @@ impl Outgoing {
         self.entries.is_empty()
     }
 
+    /// Whether a message was sent, to the wire or before a pause, and is not acknowledged.
+    pub fn is_awaiting(&self) -> bool {
+        self.sent > 0
+    }
+
     /// Bytes of unacknowledged messages.
     pub fn bytes(&self) -> usize {
         self.bytes
