@@ -1,8 +1,11 @@
 //! Every call against the emulator, which reads requests and writes answers by a codec of its own.
 
+use std::time::{Duration, Instant};
+
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
+use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
@@ -28,7 +31,7 @@ fn aws_smithy_async_sleep() -> aws_sdk_ssm::config::SharedAsyncSleep {
     #[derive(Debug)]
     struct TokioSleep;
     impl aws_sdk_ssm::config::AsyncSleep for TokioSleep {
-        fn sleep(&self, duration: std::time::Duration) -> aws_sdk_ssm::config::Sleep {
+        fn sleep(&self, duration: Duration) -> aws_sdk_ssm::config::Sleep {
             aws_sdk_ssm::config::Sleep::new(tokio::time::sleep(duration))
         }
     }
@@ -146,6 +149,29 @@ async fn refusals_are_told_apart() {
             assert!(error.hint().is_some(), "{error:?}");
         }
     }
+    emulator.shutdown().await;
+}
+
+/// Told to wait a second, a call is repeated after a second; told to wait for a minute, it says so at once.
+#[tokio::test]
+async fn a_call_waits_as_long_as_it_is_told_to_but_not_forever() {
+    let emulator = fleet(1).await;
+    let aws = aws(&emulator.endpoint(), "");
+    let throttle = |retry_after, times| {
+        let fault = json!({ "faults": [{ "fault": "api", "operation": "DescribeInstances",
+            "answer": { "throttled": { "retry_after": retry_after } }, "extent": { "times": times } }] });
+        let plan = serde_json::from_value(fault).unwrap();
+        emulator.faults().apply(plan).unwrap();
+    };
+    let began = Instant::now();
+    throttle(1, 1);
+    assert_eq!(aws.describe_instances(&[]).await.unwrap().items.len(), 1);
+    assert!(began.elapsed() >= Duration::from_secs(1));
+
+    throttle(60, 1);
+    let error = aws.describe_instances(&[]).await.unwrap_err();
+    assert!(matches!(error, Error::Throttled { .. }), "{error:?}");
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(60)));
     emulator.shutdown().await;
 }
 

@@ -144,22 +144,31 @@ impl ApiError {
         &self.message
     }
 
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     pub(crate) fn into_response(self) -> Response<Full<Bytes>> {
         let body = json!({
             "__type": self.kind.name(),
             self.kind.message_field(): self.message,
         });
-        let mut response = Response::new(Full::new(body.to_string().into()));
-        *response.status_mut() = self.status;
-        if let Some(seconds) = self.retry_after {
-            response
-                .headers_mut()
-                .insert(RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        let mut response = self.respond(self.status, body.to_string());
         response.headers_mut().insert(
             "x-amzn-errortype",
             HeaderValue::from_static(self.kind.name()),
         );
+        response
+    }
+
+    /// An answer with a status and a body in the words of another service.
+    pub(crate) fn respond(&self, status: StatusCode, body: String) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(body.into()));
+        *response.status_mut() = status;
+        if let Some(seconds) = self.retry_after {
+            let headers = response.headers_mut();
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
+        }
         response
     }
 }

@@ -75,20 +75,8 @@ async fn answer(hub: &Arc<Hub>, request: Request<Incoming>) -> Result<Value, Api
                 "X-Amz-Target names no operation of AmazonSSM",
             )
         })?;
-    if !head.headers.contains_key(AUTHORIZATION) {
-        return Err(ApiError::new(
-            Kind::UnrecognizedClient,
-            "The security token included in the request is invalid.",
-        ));
-    }
-    check_knobs(&head.headers)?;
-    check_operation(&head.headers, operation)?;
-    match hub.faults.on_call(operation, access_key(&head.headers)) {
-        None => {}
-        Some(answer) => match ApiError::injected(answer) {
-            Some(error) => return Err(error),
-            None => return sessions::resume_without_token(parse(&body)?),
-        },
+    if admit(hub, &head.headers, operation)? == Admitted::WithoutToken {
+        return sessions::resume_without_token(parse(&body)?);
     }
     let host = gateway_host(hub, &head.headers);
     match operation {
@@ -102,6 +90,32 @@ async fn answer(hub: &Arc<Hub>, request: Request<Incoming>) -> Result<Value, Api
             Kind::UnknownOperation,
             format!("{operation} is not emulated"),
         )),
+    }
+}
+
+/// What a caller who may call is answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Admitted {
+    /// What the operation answers.
+    Fully,
+    /// A success without the token that it should have, as a fault wants it.
+    WithoutToken,
+}
+
+/// Whether the caller may call `operation`: signed, with credentials that do not ask to be refused, and with no fault
+/// in the way.
+fn admit(hub: &Hub, headers: &HeaderMap, operation: &str) -> Result<Admitted, ApiError> {
+    if !headers.contains_key(AUTHORIZATION) {
+        return Err(ApiError::new(
+            Kind::UnrecognizedClient,
+            "The security token included in the request is invalid.",
+        ));
+    }
+    check_knobs(headers)?;
+    check_operation(headers, operation)?;
+    match hub.faults.on_call(operation, access_key(headers)) {
+        None => Ok(Admitted::Fully),
+        Some(answer) => ApiError::injected(answer).map_or(Ok(Admitted::WithoutToken), Err),
     }
 }
 

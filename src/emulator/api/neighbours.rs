@@ -9,14 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use russh::keys::PublicKey;
 use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ApiError, JSON, Kind, check_knobs, check_operation, page, parse};
+use super::{ApiError, JSON, Kind, admit, page, parse};
 use crate::emulator::Instance;
 use crate::emulator::http::BODY_LIMIT;
 use crate::emulator::hub::Hub;
@@ -55,18 +55,6 @@ pub(super) async fn handle(hub: &Arc<Hub>, request: Request<Incoming>) -> Respon
     }
 }
 
-/// Whether the caller may call `operation`: signed, and not with credentials that ask to be refused.
-fn admit(headers: &HeaderMap, operation: &str) -> Result<(), ApiError> {
-    if !headers.contains_key(AUTHORIZATION) {
-        return Err(ApiError::new(
-            Kind::UnrecognizedClient,
-            "The security token included in the request is invalid.",
-        ));
-    }
-    check_knobs(headers)?;
-    check_operation(headers, operation)
-}
-
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct SendKey {
@@ -84,12 +72,12 @@ fn send_key(
     body: &[u8],
 ) -> Response<Full<Bytes>> {
     let pushed = if target == SEND_KEY.as_bytes() {
-        admit(headers, "SendSSHPublicKey")
+        admit(hub, headers, "SendSSHPublicKey")
             .map_err(|error| match error.kind() {
                 Kind::AccessDenied => ApiError::new(Kind::Auth, error.message()),
                 _ => error,
             })
-            .and_then(|()| push(hub, parse(body)?))
+            .and_then(|_| push(hub, parse(body)?))
     } else {
         Err(ApiError::new(Kind::UnknownOperation, "it is not emulated"))
     };
@@ -168,7 +156,7 @@ fn query(hub: &Arc<Hub>, headers: &HeaderMap, body: &[u8]) -> Response<Full<Byte
         "GetCallerIdentity" => Service::Sts,
         _ => Service::Ec2,
     };
-    let answer = admit(headers, action).and_then(|()| match action {
+    let answer = admit(hub, headers, action).and_then(|_| match action {
         "DescribeInstances" => describe_instances(hub, &form),
         "GetCallerIdentity" => Ok(caller_identity()),
         _ => Err(ApiError::new(
@@ -176,18 +164,17 @@ fn query(hub: &Arc<Hub>, headers: &HeaderMap, body: &[u8]) -> Response<Full<Byte
             format!("{action} is not emulated"),
         )),
     });
-    let (status, text) = match answer {
-        Ok(text) => (StatusCode::OK, text),
-        Err(error) => service.error(&error),
+    let mut response = match answer {
+        Ok(text) => Response::new(Full::new(text.into())),
+        Err(error) => service.refuse(&error),
     };
-    let mut response = Response::new(Full::new(text.into()));
-    *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, XML);
     response
 }
 
 impl Service {
-    fn error(self, error: &ApiError) -> (StatusCode, String) {
+    /// The error in the words and the shape of the service.
+    fn refuse(self, error: &ApiError) -> Response<Full<Bytes>> {
         let (status, code) = match (error.kind(), self) {
             (Kind::AccessDenied, Self::Ec2) => (StatusCode::FORBIDDEN, "UnauthorizedOperation"),
             (Kind::AccessDenied, Self::Sts) => (StatusCode::FORBIDDEN, "AccessDenied"),
@@ -201,6 +188,7 @@ impl Service {
             (Kind::UnrecognizedClient, Self::Sts) => {
                 (StatusCode::FORBIDDEN, "InvalidClientTokenId")
             }
+            (Kind::InternalServer, _) => (error.status(), "InternalFailure"),
             (Kind::UnknownOperation, _) => (StatusCode::BAD_REQUEST, "InvalidAction"),
             _ => (StatusCode::BAD_REQUEST, "InvalidParameterValue"),
         };
@@ -217,7 +205,7 @@ impl Service {
                  <RequestId>{id}</RequestId></ErrorResponse>"
             ),
         };
-        (status, text)
+        error.respond(status, text)
     }
 }
 

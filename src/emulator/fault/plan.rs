@@ -282,7 +282,7 @@ pub struct Api {
     pub extent: Extent,
 }
 
-/// The operations that matter to a session.
+/// The operations of AWS that are emulated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
     /// StartSession.
@@ -297,6 +297,13 @@ pub enum Operation {
     GetConnectionStatus,
     /// DescribeInstanceInformation.
     DescribeInstanceInformation,
+    /// DescribeInstances of EC2.
+    DescribeInstances,
+    /// SendSSHPublicKey of EC2 Instance Connect.
+    #[serde(rename = "SendSSHPublicKey")]
+    SendSshPublicKey,
+    /// GetCallerIdentity of STS.
+    GetCallerIdentity,
 }
 
 impl Operation {
@@ -310,6 +317,9 @@ impl Operation {
             Self::DescribeSessions => "DescribeSessions",
             Self::GetConnectionStatus => "GetConnectionStatus",
             Self::DescribeInstanceInformation => "DescribeInstanceInformation",
+            Self::DescribeInstances => "DescribeInstances",
+            Self::SendSshPublicKey => "SendSSHPublicKey",
+            Self::GetCallerIdentity => "GetCallerIdentity",
         }
     }
 }
