@@ -222,7 +222,7 @@ fn a_silent_agent_is_called_that() {
     // Its link is lost as well.
     pair.set_away(12 * SECOND, false);
     pair.wait(SECOND);
-    pair.set_away(0 * SECOND, true);
+    pair.set_away(Duration::ZERO, true);
     pair.wait(SECOND);
     pair.resume();
     let told = stderr_of(&pair.local_hears()[0]);
