@@ -1,13 +1,17 @@
 //! Commands and shells: what is under way ends in an honest way, what follows works.
 
 use std::io::Read as _;
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::forwards::left_running;
 use super::{LOSSES, Loss, sshd};
+use crate::common::faulty::Faulty;
+use crate::common::files::{assert_same, write_file};
 use crate::common::process::{code, read_until};
-use crate::common::{DEADLINE, until};
+use crate::common::world::World;
+use crate::common::{DEADLINE, have, until};
 
 #[test]
 fn a_command_under_way_ends_with_a_notice() {
@@ -80,7 +84,7 @@ fn a_control_master_survives() {
             );
         }
         world.control(&socket, "check", &[]).ok();
-        assert!(master.try_wait(std::time::Duration::ZERO).is_none());
+        assert!(master.try_wait(Duration::ZERO).is_none());
     }
 }
 
@@ -111,4 +115,46 @@ fn a_loss_after_a_loss_is_no_different() {
         assert_eq!(output.code, 4, "{}", output.stderr);
     }
     world.control(&socket, "check", &[]).ok();
+}
+
+/// The agent writes a message to sshd twice when its socket fails before the acknowledgement is out (protocol sheet
+/// §12): nobody can prevent that, and sshd ends the connection for the wrong MAC. It costs the copy and no more.
+#[test]
+fn an_agent_that_repeats_itself_costs_the_copy_and_no_more() {
+    if !have("scp") {
+        return;
+    }
+    let Some(faulty) = Faulty::fast() else { return };
+    let world = &faulty.world;
+    let socket = world.text("control");
+    let mut master = left_running(world, &["-M", "-S", &socket]);
+    until("the master listens", || {
+        let check = world.control(&socket, "check", &[]).output();
+        (check.code == 0).then_some(())
+    });
+    let (here, there) = (world.path("here.bin"), world.path("there.bin"));
+    write_file(&here, 64 << 20, 19);
+    faulty.inject(
+        r#"{"faults": [
+            {"fault": "repeat", "on": true},
+            {"fault": "cut", "side": "agent", "how": "reset", "after": {"bytes": 500000}, "extent": "always"}
+        ]}"#,
+    );
+    let control = format!("ControlPath={socket}");
+    let through = ["-o", control.as_str()];
+    let copy = world.scp(&through).arg(&here).arg(world.remote(&there));
+    let copy = copy.output();
+    faulty.faults().clear();
+    let counters = faulty.faults().counters();
+    assert!(counters.repeated > 0, "{counters:?}");
+    assert!(copy.code != 0, "{copy:?}");
+    let words = "ssmshim: the connection to the target was ";
+    assert!(copy.stderr.contains(words), "{copy:?}");
+    world.control(&socket, "check", &[]).ok();
+    assert!(master.try_wait(Duration::ZERO).is_none());
+    let again = world.scp(&through).arg(&here).arg(world.remote(&there));
+    again.ok();
+    assert_same(&here, &there);
+    let output = world.ssh(&["-S", &socket], "exit 6").output();
+    assert_eq!(output.code, 6, "{}", output.stderr);
 }

@@ -26,6 +26,7 @@
 //! {"fault": "network", "how": "refuse", "ms": 5000}
 //! {"fault": "terminate", "text": "by the administrator"}
 //! {"fault": "agent", "away_ms": 3000}
+//! {"fault": "agent", "away_ms": 100, "silent": true}     its sessions die unnoticed, as of a worker that was killed
 //! ```
 //!
 //! # What stays and what happens at once
