@@ -10,7 +10,6 @@ use super::{LOSSES, Loss, sshd};
 use crate::common::faulty::Faulty;
 use crate::common::files::{assert_same, write_file};
 use crate::common::process::{code, read_until};
-use crate::common::world::World;
 use crate::common::{DEADLINE, have, until};
 
 #[test]
