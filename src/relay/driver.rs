@@ -142,8 +142,9 @@ where
             self.pair.set_absence(now(), since);
             tokio::select! {
                 biased;
-                ended = poll_fn(|cx| self.poll_both(cx, upstream)) => break ended,
+                // That it is over is told before what comes then.
                 Ok(()) = absence.changed() => {}
+                ended = poll_fn(|cx| self.poll_both(cx, upstream)) => break ended,
             }
         };
         debug!(?side, ?end, "relay ends");
