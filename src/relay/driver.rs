@@ -149,13 +149,14 @@ where
             self.pair.set_absence(now(), known);
             tokio::select! {
                 biased;
+                // That it is over is told before what comes then.
+                Ok(()) = absence.changed() => {}
                 ended = poll_fn(|cx| {
                     if let Some(round_trip) = round_trip() {
                         self.pair.set_round_trip(now(), round_trip);
                     }
                     self.poll_both(cx, upstream, &why_away)
                 }) => break ended,
-                Ok(()) = absence.changed() => {}
             }
         };
         debug!(?side, ?end, "relay ends");
