@@ -12,6 +12,7 @@ mod causes;
 mod copies;
 mod forwards;
 mod holes;
+mod ide;
 mod shells;
 
 use std::time::Duration;
