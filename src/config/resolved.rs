@@ -176,7 +176,7 @@ impl Serve {
                 .strict_host_key
                 .or(file.strict_host_key)
                 .unwrap_or_default(),
-            hold: Duration::from_secs(hold),
+            hold: Duration::from_secs(hold.min(u32::MAX.into())),
         })
     }
 }

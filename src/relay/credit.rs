@@ -122,6 +122,9 @@ impl Credit {
 
     /// Takes `bytes` of the window for words that are not the sender's; false when it cannot spare them.
     pub(super) fn inject(&mut self, bytes: u32) -> bool {
+        if u64::from(bytes) > self.window() {
+            return false;
+        }
         let withheld = self
             .granted
             .saturating_sub(self.passed.max(self.received))

@@ -197,7 +197,13 @@ impl Forwards {
 
     /// Remembers `forward`, which upstream `has`; returns it when there is no room left.
     pub(super) fn add(&mut self, forward: Forward, has: bool) -> Option<Forward> {
-        if self.find(&forward).is_some() {
+        if let Some(id) = self.find(&forward) {
+            if has
+                && let Some(entry) = self.entries.get_mut(&id)
+                && matches!(entry.state, State::Refused { .. })
+            {
+                entry.state = State::Held;
+            }
             return None;
         }
         if self.bytes + forward.cost() > CAPACITY_BYTES {
@@ -223,6 +229,13 @@ impl Forwards {
             self.remove(id);
         }
         !is_known_upstream
+    }
+
+    /// The client cancels `forward` and wants no reply: upstream hears that after all that it has been asked so far.
+    pub(super) fn forget(&mut self, forward: &Forward) {
+        if let Some(id) = self.find(forward) {
+            self.remove(id);
+        }
     }
 
     /// Upstream has answered the client's cancellation of `forward`; returns whether it is gone.

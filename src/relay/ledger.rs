@@ -14,6 +14,9 @@ const CAPACITY_BYTES: usize = 256 << 10;
 /// What an entry costs beyond its message.
 const ENTRY_BYTES: usize = 64;
 
+/// Global requests without a reply that a client may have, those that cost nothing to keep among them.
+const GLOBALS: usize = 1 << 18;
+
 /// Upstreams that are asked the same: one that is lost each time may be so because of the question.
 const MAX_TRIES: u8 = 4;
 
@@ -165,6 +168,25 @@ impl Ledger {
     pub(super) fn meaning(&self, id: u64) -> Option<&Meaning> {
         let global = self.globals.get(&id)?;
         global.answer.is_none().then_some(&global.meaning)
+    }
+
+    /// The client has cancelled `forward` without waiting for an answer: what it asked before leaves nothing behind.
+    pub(super) fn disown(&mut self, forward: &Forward, is_joined: bool) {
+        for global in self.globals.values_mut() {
+            if global.answer.is_none() && global.meaning == Meaning::Forward(forward.clone()) {
+                global.meaning = Meaning::Other;
+                if is_joined {
+                    // The cancellation goes to this upstream only, so another one is not to be asked.
+                    self.kept_bytes -= global.message.cost();
+                    global.message.message = None;
+                }
+            }
+        }
+    }
+
+    /// Whether more requests wait than any honest client has.
+    pub(super) fn is_flooded(&self) -> bool {
+        self.globals.len() >= GLOBALS
     }
 
     /// Request `id` is answered with `reply`, unless it has been.

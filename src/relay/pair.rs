@@ -39,8 +39,8 @@ pub enum Error {
         /// The number of the channel at the side that may send so much.
         recipient: u32,
     },
-    /// It goes on sending requests in a key exchange that it does not complete.
-    #[error("too many messages during a key exchange")]
+    /// It goes on sending requests in a key exchange that it does not complete, or does not hear the answers.
+    #[error("too many requests at once")]
     Flood,
 }
 
@@ -269,7 +269,11 @@ impl Pair {
 
     fn is_flooded_by(&self, from: Side) -> bool {
         let is_waiting = self.joined.is_none();
-        self.queues[from.other()].is_flooded()
+        // What is answered here waits for the client itself.
+        let is_unheard =
+            from == Side::Local && (self.queues.local.is_flooded() || self.ledger.is_flooded());
+        is_unheard
+            || self.queues[from.other()].is_flooded()
             || (is_waiting && self.ledger.kept_bytes() >= EXCHANGE_CAPACITY_BYTES)
     }
 

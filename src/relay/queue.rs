@@ -160,11 +160,13 @@ impl Queue {
     /// Whether so much without a window waits that its sender should be made to wait.
     pub(super) fn is_full(&self) -> bool {
         self.control_bytes >= CONTROL_CAPACITY_BYTES
+            || self.control.len() >= CONTROL_CAPACITY_BYTES / DATA_OVERHEAD_BYTES
     }
 
     /// Whether it holds more than any sender may have waiting, a key exchange or not.
     pub(super) fn is_flooded(&self) -> bool {
         self.control_bytes >= EXCHANGE_CAPACITY_BYTES
+            || self.control.len() >= EXCHANGE_CAPACITY_BYTES / DATA_OVERHEAD_BYTES
     }
 
     /// Whether nothing waits.

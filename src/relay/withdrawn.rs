@@ -1,6 +1,6 @@
 //! Channels that the client was told it cannot have, and that upstream may open yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -18,8 +18,8 @@ const FIRST_ALIAS: u32 = 0x7fff_ffff;
 /// Bounded by what the transport to upstream takes in while nothing moves in it.
 #[derive(Debug, Default)]
 pub(super) struct Withdrawn {
-    /// Numbers of channels that are not over for upstream, as it was told them.
-    numbers: BTreeSet<u32>,
+    /// Numbers of channels that are not over for upstream, as it was told them, and whether it was told to close them.
+    numbers: BTreeMap<u32, bool>,
     /// The client's numbers by what upstream was told in their place.
     aliases: BTreeMap<u32, u32>,
 }
@@ -36,11 +36,11 @@ pub(super) enum Receiver {
 impl Withdrawn {
     /// The number by which upstream is to know a new channel that the client numbers `number`.
     pub(super) fn number_for_upstream(&mut self, number: u32) -> u32 {
-        if !self.numbers.contains(&number) {
+        let is_free =
+            |known: &u32| !self.numbers.contains_key(known) && !self.aliases.contains_key(known);
+        if is_free(&number) {
             return number;
         }
-        let is_free =
-            |alias: &u32| !self.numbers.contains(alias) && !self.aliases.contains_key(alias);
         // There are fewer taken ones than numbers.
         let alias = (0..=FIRST_ALIAS).rev().find(is_free).unwrap_or(number);
         self.aliases.insert(alias, number);
@@ -58,14 +58,16 @@ impl Withdrawn {
     pub(super) fn withdraw(&mut self, number: u32) {
         let known_as = self.known_as(number);
         self.aliases.remove(&known_as);
-        self.numbers.insert(known_as);
+        self.numbers.insert(known_as, false);
     }
 
     /// The channel that the client numbers `number` is over for both sides, or upstream never heard of it.
     pub(super) fn release(&mut self, number: u32) {
         if !self.aliases.is_empty() {
             let known_as = self.known_as(number);
-            self.aliases.remove(&known_as);
+            if self.aliases.get(&known_as) == Some(&number) {
+                self.aliases.remove(&known_as);
+            }
         }
     }
 
@@ -81,12 +83,13 @@ impl Withdrawn {
         if let Some(number) = self.aliases.get(&recipient) {
             return Receiver::Client(with_recipient(message, *number));
         }
-        if !self.numbers.contains(&recipient) {
+        if !self.numbers.contains_key(&recipient) {
             return Receiver::Client(message);
         }
         match parsed {
             Message::OpenConfirmation { sender, .. } => {
-                Receiver::Nobody(Some(channel_close(sender)))
+                let is_first = self.numbers.insert(recipient, true) == Some(false);
+                Receiver::Nobody(is_first.then(|| channel_close(sender)))
             }
             Message::OpenFailure { .. } | Message::Close { .. } => {
                 self.numbers.remove(&recipient);

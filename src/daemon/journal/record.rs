@@ -61,7 +61,11 @@ impl Machine {
     /// Whether a lock that nobody holds here is held nowhere. A home directory may be shared by machines
     /// that do not see each other's locks.
     fn shares_locks_with(&self, other: &Self) -> bool {
-        self.host == other.host || (self.boot.is_some() && self.boot == other.boot)
+        match (&self.boot, &other.boot) {
+            // Names are not enough: a copy of this computer has the same, and other locks.
+            (Some(here), Some(there)) => here == there,
+            _ => self.host == other.host,
+        }
     }
 }
 
@@ -123,9 +127,10 @@ mod tests {
         };
         let here = machine("desk", Some("1"));
         assert!(
-            here.shares_locks_with(&machine("desk", Some("2"))),
-            "rebooted"
+            !here.shares_locks_with(&machine("desk", Some("2"))),
+            "rebooted, or a copy of it that runs beside it"
         );
+        assert!(here.shares_locks_with(&machine("desk", None)));
         assert!(here.shares_locks_with(&machine("container", Some("1"))));
         assert!(!here.shares_locks_with(&machine("other", Some("2"))));
         assert!(!machine("a", None).shares_locks_with(&machine("b", None)));

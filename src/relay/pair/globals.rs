@@ -29,7 +29,8 @@ impl Pair {
         };
         let meaning = meaning_of(name, &message);
         if name == b"no-more-sessions@openssh.com" {
-            self.ledger.say_no_more_sessions(message.clone());
+            self.ledger
+                .say_no_more_sessions(without_reply(&message, name.len()));
         }
         if self.is_answered_here(now, &meaning) {
             if want_reply {
@@ -64,7 +65,8 @@ impl Pair {
                 return;
             }
             Meaning::Cancel(forward) => {
-                self.forwards.on_cancelled(&forward, true);
+                self.forwards.forget(&forward);
+                self.ledger.disown(&forward, is_joined);
             }
             Meaning::Keepalive | Meaning::Other => {}
         }
@@ -193,6 +195,15 @@ impl Pair {
             Outcome::Undo(cancellation) => self.send_global(Owed::Nobody, cancellation),
         }
     }
+}
+
+/// The global request `message`, whose name has `name_length` bytes, as one that wants no reply.
+fn without_reply(message: &Bytes, name_length: usize) -> Bytes {
+    let mut told = message.to_vec();
+    if let Some(want_reply) = told.get_mut(1 + 4 + name_length) {
+        *want_reply = 0;
+    }
+    told.into()
 }
 
 /// Whether `message` is the one that every upstream is told anyway.

@@ -238,3 +238,75 @@ fn a_listener_given_up_is_told_on_the_next_session() {
     pair.local(request(0, "shell"));
     assert!(pair.local_hears().is_empty(), "once");
 }
+
+/// `request` as one that wants no reply.
+fn unasked(request: &Bytes) -> Bytes {
+    let name_length = usize::from(request[4]);
+    let mut message = request.to_vec();
+    message[5 + name_length] = 0;
+    message.into()
+}
+
+#[test]
+fn that_no_more_sessions_follow_is_asked_once_and_told_from_then_on() {
+    let mut pair = Scripted::joined(true);
+    let request = global("no-more-sessions@openssh.com", true);
+    granted(&mut pair, request.clone(), failure());
+    granted(&mut pair, listen("", 80), success());
+    pair.lose();
+    pair.gain();
+    let told = pair.upstream_hears();
+    assert!(told.contains(&unasked(&request)) && told.contains(&listen("", 80)));
+    pair.upstream(failure());
+    assert!(pair.poll_event().is_none(), "the listener is still refused");
+}
+
+#[test]
+fn a_listener_cancelled_without_asking_can_be_had_again_at_once() {
+    let mut pair = Scripted::joined(true);
+    granted(&mut pair, listen("", 80), success());
+    pair.lose();
+    pair.gain();
+    assert_eq!(pair.upstream_hears(), [listen("", 80)]);
+    pair.local(unasked(&cancel("", 80)));
+    pair.local(listen("", 80));
+    assert_eq!(
+        pair.upstream_hears(),
+        [unasked(&cancel("", 80)), listen("", 80)]
+    );
+    pair.upstream(success());
+    pair.upstream(success());
+    assert_eq!(pair.local_hears(), [success()]);
+    assert!(pair.upstream_hears().is_empty());
+    pair.lose();
+    pair.gain();
+    assert_eq!(pair.upstream_hears(), [listen("", 80)]);
+}
+
+#[test]
+fn a_listener_cancelled_before_it_was_granted_is_not_asked_for_again() {
+    let mut pair = Scripted::joined(true);
+    pair.local(listen("", 80));
+    pair.local(unasked(&cancel("", 80)));
+    pair.upstream(success());
+    assert_eq!(pair.local_hears(), [success()]);
+    pair.upstream_hears();
+    assert!(!pair.has_forwards());
+    pair.lose();
+    pair.gain();
+    assert!(pair.upstream_hears().is_empty());
+}
+
+#[test]
+fn a_listener_granted_to_the_client_itself_is_not_given_up() {
+    let mut pair = Scripted::joined(true);
+    granted(&mut pair, listen("", 80), success());
+    pair.lose();
+    pair.gain();
+    pair.upstream_hears();
+    pair.upstream(failure());
+    granted(&mut pair, listen("", 80), success());
+    pair.wait(Duration::from_secs(300));
+    assert!(pair.upstream_hears().is_empty());
+    assert!(pair.poll_event().is_none() && pair.has_forwards());
+}

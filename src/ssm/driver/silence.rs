@@ -94,7 +94,12 @@ impl Silence {
         }
         let since = self.since?;
         match self.given_up_at {
-            Some(at) if at <= now => Some(Change::GivenUp {
+            // Noticed far too late: the process was stopped, and the agent is asked anew.
+            Some(at) if at + self.patience.silent < now => {
+                self.given_up_at = Some(now + self.patience.silent);
+                None
+            }
+            Some(at) if at <= now && signs.is_socket_alive => Some(Change::GivenUp {
                 lasted: now.saturating_duration_since(since),
             }),
             None if signs.is_socket_alive && self.silent_at.is_some_and(|at| at <= now) => {

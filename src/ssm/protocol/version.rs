@@ -15,6 +15,8 @@ const CLIENT_KEEPALIVE_OFF: &str = "1.2.331.0";
 const AGENT_TERMINATE_FLAG: [u32; 4] = [2, 3, 722, 0];
 const AGENT_MUX: [u32; 4] = [3, 0, 196, 0];
 const AGENT_KEEPALIVE_OFF: [u32; 4] = [3, 1, 1511, 0];
+/// The last before 3.2.1041.0 (sheet §3.3).
+const AGENT_SILENT_ON_DUPLICATES: [u32; 4] = [3, 2, 1040, u32::MAX];
 
 /// Whether an agent of this version ends the session on a TerminateSession flag.
 pub fn agent_takes_terminate_flag(agent_version: &str) -> bool {
@@ -29,6 +31,11 @@ pub fn agent_multiplexes(agent_version: &str) -> bool {
 /// Whether the client does without smux keep-alives towards an agent of this version.
 pub fn agent_needs_no_keepalive(agent_version: &str) -> bool {
     agent_is_newer_than(agent_version, AGENT_KEEPALIVE_OFF)
+}
+
+/// Whether an agent of this version acknowledges a message again that it has acknowledged before.
+pub fn agent_acknowledges_duplicates(agent_version: &str) -> bool {
+    agent_is_newer_than(agent_version, AGENT_SILENT_ON_DUPLICATES)
 }
 
 /// Whether the agent multiplexes a LocalPortForwarding session for a client of this version.
