@@ -33,14 +33,14 @@ impl Limits {
     pub(super) fn within(self, bytes: u32) -> Self {
         Self {
             connection_bytes: self.connection_bytes.min(bytes),
-            channel_min_bytes: self.channel_min_bytes.min(NARROW_BYTES),
+            channel_min_bytes: self.channel_min_bytes.min(HALF_PACKET_BYTES),
             ..self
         }
     }
 }
 
-/// The least for each channel where little may be under way: half a packet.
-const NARROW_BYTES: u32 = 16 << 10;
+/// The least for each channel where little may be under way.
+const HALF_PACKET_BYTES: u32 = 16 << 10;
 
 /// The account of one direction of one channel, in bytes since it was opened.
 ///

@@ -148,20 +148,20 @@ impl Observer {
         self.channels.len() + self.openings.local.len() + self.openings.upstream.len()
     }
 
-    /// `from` asks for a channel; returns the window to show the other side.
+    /// `from` asks for a channel; returns the window to show the other side. Of one of up to `narrow` bytes nothing is
+    /// kept in reserve.
     pub(super) fn on_open(
         &mut self,
         from: Side,
         kind: &[u8],
         receiver: Receiver,
         limits: Limits,
+        narrow: u32,
     ) -> u32 {
         let kind = Kind::of(kind);
         let limit = limits.share(self.known_channels() + 1);
         let credit = match (from, kind) {
-            (Side::Local, Kind::Session) => {
-                Credit::with_reserve(receiver.window, limit, limits.channel_min_bytes)
-            }
+            (Side::Local, Kind::Session) => Credit::with_reserve(receiver.window, limit, narrow),
             _ => Credit::new(receiver.window, limit),
         };
         let window = credit.initial_window();

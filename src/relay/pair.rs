@@ -434,9 +434,13 @@ impl Pair {
         if from == Side::Upstream {
             self.zombies.remove(&number);
         }
-        let window = self
-            .observer
-            .on_open(from, kind, receiver, self.limits(from));
+        let window = self.observer.on_open(
+            from,
+            kind,
+            receiver,
+            self.limits(from),
+            self.limits.channel_min_bytes,
+        );
         let mut message = with_initial_window(message, window);
         if from == Side::Local {
             message = self.numbered_for_upstream(message, number);
