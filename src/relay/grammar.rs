@@ -11,12 +11,12 @@ use crate::ssh::wire::{Reader, Truncated};
 enum Field {
     Bool,
     Uint32,
-    /// Any bytes.
-    Bytes,
     /// No NUL, for it becomes a C string.
     Text,
+    /// Terminal modes (RFC 4254 §8).
+    Modes,
 }
-use Field::{Bool, Bytes, Text, Uint32};
+use Field::{Bool, Modes, Text, Uint32};
 
 /// Fields of channel types (RFC 4254 §6.1, §7.2; OpenSSH PROTOCOL §2.3, §2.4).
 const OPENS: &[(&[u8], &[Field])] = &[
@@ -36,7 +36,7 @@ const GLOBALS: &[(&[u8], &[Field])] = &[
 
 /// Fields of requests for sessions (RFC 4254 §6, RFC 4335, OpenSSH PROTOCOL §2.1).
 const REQUESTS: &[(&[u8], &[Field])] = &[
-    (b"pty-req", &[Text, Uint32, Uint32, Uint32, Uint32, Bytes]),
+    (b"pty-req", &[Text, Uint32, Uint32, Uint32, Uint32, Modes]),
     (b"window-change", &[Uint32, Uint32, Uint32, Uint32]),
     (b"x11-req", &[Bool, Text, Text, Uint32]),
     (b"env", &[Text, Text]),
@@ -74,11 +74,20 @@ impl Field {
         match self {
             Bool => reader.bool().map(drop),
             Uint32 => reader.u32().map(drop),
-            Bytes => reader.string().map(drop),
+            Modes => read_modes(reader.string()?),
             Text if reader.string()?.contains(&0) => Err(Truncated),
             Text => Ok(()),
         }
     }
+}
+
+/// Opcodes up to 159 have a value, the others and zero end the list.
+fn read_modes(modes: &[u8]) -> Result<(), Truncated> {
+    let mut rest = modes;
+    while let Some((1..160, value)) = rest.split_first() {
+        rest = value.get(4..).ok_or(Truncated)?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -152,5 +161,16 @@ mod tests {
             m.put_string("a\0b").put_bool(true);
         });
         assert!(!is_readable(&name));
+    }
+
+    #[test]
+    fn modes_are_read_to_their_end() {
+        let readable: [&[u8]; 4] = [b"", &[0, 53], &[53, 0, 0, 0, 1, 160, 1], &[53, 0, 0, 0, 1]];
+        for modes in readable {
+            assert!(read_modes(modes).is_ok(), "{modes:?}");
+        }
+        for modes in [&[53][..], &[53, 0, 0, 0, 1, 72, 0, 0]] {
+            assert!(read_modes(modes).is_err(), "{modes:?}");
+        }
     }
 }
