@@ -2,9 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use aws_config::{BehaviorVersion, Region, SdkConfig};
+use aws_config::{BehaviorVersion, Region};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::SharedCredentialsProvider;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -13,29 +12,14 @@ use super::managed::Ping;
 use super::*;
 use crate::emulator::{Details, Emulator, Instance, Options};
 
-fn aws(endpoint: &str, token: &str) -> Aws {
+async fn aws(endpoint: &str, token: &str) -> Aws {
     let token = (!token.is_empty()).then(|| token.to_owned());
     let credentials = Credentials::new("AKIDEXAMPLE", "secret", token, None, "test");
-    let config = SdkConfig::builder()
-        .behavior_version(BehaviorVersion::latest())
+    let loader = aws_config::defaults(BehaviorVersion::latest())
         .region(Region::new("us-east-1"))
         .endpoint_url(endpoint)
-        .credentials_provider(SharedCredentialsProvider::new(credentials))
-        .sleep_impl(aws_smithy_async_sleep())
-        .build();
-    Aws::new(Ssm::new(&config).unwrap()).unwrap()
-}
-
-/// What `aws_config` sets by itself, and retries need.
-fn aws_smithy_async_sleep() -> aws_sdk_ssm::config::SharedAsyncSleep {
-    #[derive(Debug)]
-    struct TokioSleep;
-    impl aws_sdk_ssm::config::AsyncSleep for TokioSleep {
-        fn sleep(&self, duration: Duration) -> aws_sdk_ssm::config::Sleep {
-            aws_sdk_ssm::config::Sleep::new(tokio::time::sleep(duration))
-        }
-    }
-    aws_sdk_ssm::config::SharedAsyncSleep::new(TokioSleep)
+        .credentials_provider(credentials);
+    Aws::new(Ssm::from_loader(loader).await.unwrap()).unwrap()
 }
 
 fn instance(number: usize) -> Instance {
@@ -63,7 +47,7 @@ async fn fleet(count: usize) -> Emulator {
 #[tokio::test]
 async fn lists_are_read_to_their_end() {
     let emulator = fleet(260).await;
-    let aws = aws(&emulator.endpoint(), "");
+    let aws = aws(&emulator.endpoint(), "").await;
     let managed = aws.describe_managed(&[]).await.unwrap();
     assert_eq!((managed.items.len(), managed.is_complete), (260, true));
     let online = managed
@@ -95,7 +79,7 @@ async fn lists_are_read_to_their_end() {
 #[tokio::test]
 async fn the_other_calls_are_understood() {
     let emulator = fleet(2).await;
-    let aws = aws(&emulator.endpoint(), "token");
+    let aws = aws(&emulator.endpoint(), "token").await;
     let caller = aws.caller_identity().await.unwrap();
     assert_eq!(caller.account, "000000000000");
     assert!(aws.is_connected(emulator.target()).await.unwrap());
@@ -129,7 +113,7 @@ async fn refusals_are_told_apart() {
             Operation::DescribeManaged,
         ]
         .map(|operation| format!("{verb}.{operation}"));
-        let aws = aws(&endpoint, &words.join(","));
+        let aws = aws(&endpoint, &words.join(",")).await;
         let key = include_str!("../../keys/ed25519.pub");
         let errors = [
             aws.describe_instances(&[]).await.unwrap_err(),
@@ -156,7 +140,7 @@ async fn refusals_are_told_apart() {
 #[tokio::test]
 async fn a_call_waits_as_long_as_it_is_told_to_but_not_forever() {
     let emulator = fleet(1).await;
-    let aws = aws(&emulator.endpoint(), "");
+    let aws = aws(&emulator.endpoint(), "").await;
     let throttle = |retry_after, times| {
         let fault = json!({ "faults": [{ "fault": "api", "operation": "DescribeInstances",
             "answer": { "throttled": { "retry_after": retry_after } }, "extent": { "times": times } }] });
@@ -189,7 +173,7 @@ async fn an_answer_is_bounded() {
         // Ends when the client has had enough.
         while tcp.write_all(&[b' '; 1 << 16]).await.is_ok() {}
     };
-    let aws = aws(&endpoint, "");
+    let aws = aws(&endpoint, "").await;
     let (_, answer) = tokio::join!(serve, aws.describe_instances(&[]));
     assert!(
         matches!(answer, Err(Error::Unreachable { .. })),

@@ -78,7 +78,6 @@ fn a_person_who_types_is_told() {
     until("a notice", || {
         terminal.keys("x");
         typed += 1;
-        std::thread::sleep(std::time::Duration::from_millis(200));
         terminal
             .has_shown("[ssmshim: the connection to the target was lost ")
             .then_some(())

@@ -236,27 +236,23 @@ async fn what_this_process_gave_up_is_ended_later() {
     let journal = Arc::new(world.begin());
     let given_up = world.start_session(&journal).await;
     let (news, heard) = broadcast::channel(8);
-    let stop = CancellationToken::new();
     let sweeping = tokio::spawn(keep_swept(
         Arc::clone(&journal),
         world.ssm.clone(),
         heard,
-        stop.clone(),
+        CancellationToken::new(),
     ));
     let kept = world.start_session(&journal).await;
     journal.abandoned(&given_up);
     news.send(News::Up { gap: None }).unwrap();
-    let wait = async {
-        while journal.lock().record.sessions.contains(&given_up) {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
+    // With the news at an end it returns when the last of them has been dealt with.
+    drop(news);
     let patience = std::time::Duration::from_secs(20);
-    tokio::time::timeout(patience, wait).await.unwrap();
+    let swept = tokio::time::timeout(patience, sweeping).await;
+    swept.unwrap().unwrap();
+    assert!(!journal.lock().record.sessions.contains(&given_up));
     assert!(journal.lock().record.sessions.contains(&kept));
     let open = world.ssm.sessions_started_for(&journal.reason).await;
     assert_eq!(open.unwrap(), [kept]);
-    stop.cancel();
-    sweeping.await.unwrap();
     world.stop().await;
 }

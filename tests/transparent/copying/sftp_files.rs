@@ -122,7 +122,7 @@ rm dangling
 -cd one
 -cd missing
 -cd loop
--cd /root/../proc/self/nothing
+-cd /usr/../proc/self/nothing
 cd ..
 pwd
 ",
