@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Access, StrictHostKey};
 use crate::emulator::fault::Plan;
-use crate::emulator::{Pacing, Resend};
+use crate::emulator::{AgentVersion, Pacing, Resend};
 use crate::net::Destination;
 use crate::telemetry;
 
@@ -203,6 +203,11 @@ pub(super) struct EmulatorArgs {
     /// Where keys pushed by EC2 Instance Connect are kept for a minute: AuthorizedKeysFile DIR/%u
     #[arg(long, value_name = "DIR")]
     pub(super) pushed_keys: Option<PathBuf>,
+
+    /// Which version of amazon-ssm-agent the emulated agents are, with the ways and the lacks that it had, such as
+    /// 2.3.722.0 (no multiplexing) or 3.1.1511.0
+    #[arg(long, value_name = "VERSION", default_value_t)]
+    pub(super) agent_version: AgentVersion,
 
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,

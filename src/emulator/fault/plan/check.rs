@@ -82,7 +82,13 @@ impl Fault {
             }
             Self::Expire(expire) => expire.extent.check(),
             Self::Network(network) => positive("ms", as_millis(network.time)),
-            Self::Publication(_) | Self::Terminate(_) | Self::Agent(_) | Self::Repeat(_) => Ok(()),
+            Self::Unheard(unheard) => unheard.extent.check(),
+            Self::Publication(_)
+            | Self::Terminate(_)
+            | Self::Agent(_)
+            | Self::Repeat(_)
+            | Self::Unready(_)
+            | Self::Headers(_) => Ok(()),
         }
     }
 }

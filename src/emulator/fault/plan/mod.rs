@@ -67,6 +67,12 @@ pub enum Fault {
     Agent(Agent),
     /// An embedded agent writes to its port twice what it could not acknowledge (sheet §12).
     Repeat(Repeat),
+    /// An embedded agent is not ready for what comes right after the handshake (sheet §12).
+    Unready(Unready),
+    /// Sessions are started and no agent hears of them (sheet §9.2).
+    Unheard(Unheard),
+    /// The service's own messages have the short header (sheet §1).
+    Headers(Headers),
 }
 
 /// A data channel's WebSocket ends.
@@ -435,7 +441,36 @@ pub struct Agent {
     pub silent: bool,
 }
 
-/// Whether the embedded agents repeat themselves to their ports.
+/// For how long the embedded agents' Port sessions are not ready, from each handshake on.
+///
+/// Agents from 3.0.655.0 on leave what comes meanwhile unacknowledged, so that it comes again; those
+/// before acknowledge it and lose it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unready {
+    /// For how long; 0 is the end of it.
+    #[serde(rename = "ms", with = "millis")]
+    pub time: Duration,
+}
+
+/// StartSession succeeds and the agent is never told, as by a real one that is just starting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Unheard {
+    /// How many sessions, or for how long.
+    pub extent: Extent,
+}
+
+/// Whether all messages that the service itself sends to clients lack the payload type, as
+/// `channel_closed` always does: their header has 112 bytes and not 116.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Headers {
+    /// On, or off.
+    pub short: bool,
+}
+
+/// Whether the embedded agents repeat themselves to their ports. Agents before 3.0.655.0 never do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {
@@ -492,6 +527,9 @@ mod tests {
             json!({"fault": "network", "how": "refuse", "ms": 2000}),
             json!({"fault": "agent", "away_ms": 1000}),
             json!({"fault": "repeat", "on": true}),
+            json!({"fault": "unready", "ms": 300}),
+            json!({"fault": "unheard", "extent": {"times": 2}}),
+            json!({"fault": "headers", "short": true}),
         ] {
             let fault = parse(form.clone());
             let written = serde_json::to_value(fault.unwrap()).unwrap();

@@ -26,7 +26,7 @@ pub use self::event::{Error, Established, Event, MAX_PAYLOAD, SendError, Statist
 use super::acknowledge::{Acknowledge, acknowledged};
 use super::handshake::{self, HandshakeRequest};
 use super::message::{ClientMessage, FLAG_SYN, Header, MessageType, OVERHEAD};
-use super::payload::{self, Flag, PayloadType};
+use super::payload::{self, Flag, PayloadType, Size};
 use super::reliability::acknowledging::{Acknowledging, Received};
 use super::reliability::incoming::{Arrival, Incoming};
 use super::reliability::outgoing::{Outgoing, Strategy};
@@ -35,6 +35,9 @@ use super::reliability::rtt::RttEstimator;
 
 /// The agent waits this long for HandshakeResponse.
 const HANDSHAKE_RESPONSE_WAIT: Duration = Duration::from_secs(15);
+/// An agent that acknowledges and loses what comes before its port is open has this long to open it,
+/// unless it says something before: a dial to its own machine.
+const EARLY_HOLD: Duration = Duration::from_millis(500);
 /// What was sent this long, and two round trips, before the last sign of life has arrived.
 const CERTAIN: Duration = Duration::from_secs(2);
 /// Control messages are accepted this far beyond a full outgoing buffer.
@@ -54,6 +57,8 @@ pub struct DataChannel {
     peer_heard_at: Instant,
     /// Whether data goes before repeated acknowledgements next.
     is_turn_of_data: bool,
+    /// Client: data is held back until then, unless the agent speaks before.
+    held_until: Option<Instant>,
     /// Set while the pacer holds messages back.
     paced_until: Option<Instant>,
     acknowledges: Acknowledging,
@@ -137,6 +142,7 @@ impl DataChannel {
             heard_at: now,
             peer_heard_at: now,
             is_turn_of_data: false,
+            held_until: None,
             paced_until: None,
             acknowledges: Acknowledging::new(config.pace.is_some(), now),
             events: VecDeque::new(),
@@ -201,6 +207,9 @@ impl DataChannel {
         if self.paced_until.is_some_and(|until| until <= now) {
             self.paced_until = None;
         }
+        if self.held_until.is_some_and(|until| until <= now) {
+            self.held_until = None;
+        }
         self.acknowledges.handle_timeout(now);
         if let Phase::Asked { since, .. } = self.phase
             && now >= since + HANDSHAKE_RESPONSE_WAIT
@@ -209,6 +218,7 @@ impl DataChannel {
         }
         if !self.is_withholding() {
             self.outgoing.handle_timeout(now);
+            self.grant_wish(now);
         }
     }
 
@@ -223,7 +233,7 @@ impl DataChannel {
             false => self.outgoing.poll_timeout(),
         };
         let repeat = self.acknowledges.poll_timeout();
-        [handshake, resend, self.paced_until, repeat]
+        [handshake, resend, self.held_until, self.paced_until, repeat]
             .into_iter()
             .flatten()
             .min()
@@ -309,6 +319,7 @@ impl DataChannel {
     pub fn on_reconnected(&mut self, now: Instant) {
         self.unpause();
         self.outgoing.on_reconnected(now);
+        self.grant_wish(now);
         if matches!(self.role, Role::Agent(_)) {
             return;
         }
@@ -320,7 +331,8 @@ impl DataChannel {
     }
 
     /// Agent: whether stream messages are taken; while not, they are refused without an
-    /// acknowledgement, as by an agent whose handler is not ready.
+    /// acknowledgement, as by an agent whose handler is not ready, or acknowledged and lost, as by an
+    /// old one.
     pub fn set_ready(&mut self, is_ready: bool) {
         self.is_ready = is_ready;
     }
@@ -470,7 +482,15 @@ impl DataChannel {
             payload_type,
             PayloadType::HandshakeResponse | PayloadType::EncChallengeResponse
         );
-        !self.is_ready && !is_handshake
+        !self.is_ready && !is_handshake && self.processes_first()
+    }
+
+    /// Whether a message is acknowledged once it is processed, and not before.
+    fn processes_first(&self) -> bool {
+        match &self.role {
+            Role::Client { .. } => true,
+            Role::Agent(options) => options.processes_first,
+        }
     }
 
     /// Acknowledges a message that was there before, unless its event is still to be taken.
@@ -499,18 +519,20 @@ impl DataChannel {
             }
             (PayloadType::HandshakeComplete, false) => {
                 self.settle(&stream);
-                self.on_handshake_complete(&stream.payload)
+                self.on_handshake_complete(now, &stream.payload)
             }
             (PayloadType::HandshakeResponse, true) => {
                 self.settle(&stream);
                 self.on_handshake_response(now, &stream.payload)
             }
-            _ if is_agent && !self.is_established() => {
-                // The agent acknowledges what comes too early, and throws it away.
+            _ if is_agent && !(self.is_established() && self.is_ready) => {
+                // The agent acknowledges what comes too early, and throws it away. What finds a recent
+                // one not ready has been refused.
                 self.settle(&stream);
                 Ok(())
             }
             (kind @ (PayloadType::Flag | PayloadType::Size), _) => {
+                self.held_until = None;
                 let event = match kind {
                     PayloadType::Flag => Flag::decode(&stream.payload).map(Event::Flag),
                     _ => serde_json::from_slice(&stream.payload)
@@ -527,6 +549,7 @@ impl DataChannel {
                 Ok(())
             }
             (kind, _) => {
+                self.held_until = None;
                 if matches!(self.phase, Phase::Opening) {
                     self.open(Established::without_handshake());
                 }
@@ -589,11 +612,12 @@ impl DataChannel {
     /// Queues an event that stands for `stream`, to be acknowledged when it is taken.
     fn deliver(&mut self, event: Event, stream: &Stream) {
         self.unconsumed += 1;
-        let message = (
-            stream.received,
-            stream.is_acknowledged,
-            stream.payload.len(),
-        );
+        let mut is_acknowledged = stream.is_acknowledged;
+        if !is_acknowledged && !self.processes_first() {
+            self.acknowledges.acknowledge(stream.received);
+            is_acknowledged = true;
+        }
+        let message = (stream.received, is_acknowledged, stream.payload.len());
         self.events.push_back(Queued {
             event,
             message: Some(message),
@@ -620,6 +644,9 @@ impl DataChannel {
             self.outgoing.withhold(now);
             return None;
         }
+        if self.held_until.is_some_and(|until| now < until) {
+            return None;
+        }
         if !self.outgoing.has_transmit() {
             return None;
         }
@@ -635,6 +662,16 @@ impl DataChannel {
             false => self.statistics.sent += 1,
         }
         Some(frame)
+    }
+
+    /// Sends something new to an agent that answers once, for its answer.
+    ///
+    /// The size of a terminal: a Port session has none, acknowledges the message and ignores it.
+    fn grant_wish(&mut self, now: Instant) {
+        if self.outgoing.takes_wish() && self.is_established() {
+            let size = Size { cols: 80, rows: 24 };
+            self.enqueue_json(now, PayloadType::Size, &size);
+        }
     }
 
     fn encode_acknowledge(&mut self, received: Received, now: Instant) -> Bytes {
