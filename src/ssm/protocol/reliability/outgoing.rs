@@ -149,7 +149,8 @@ const PROMPT_WAIT: Duration = Duration::from_millis(30);
 /// Resends passed over in silence after which a peer that answers once is known to have the message.
 ///
 /// One is not enough: it may have been lost together with the peer's socket, of which we are not told.
-const SILENCES: u32 = 2;
+/// Three such losses on end, each with something sent after it that was not lost, do not happen.
+const SILENCES: u32 = 3;
 /// The same for the first message, which a peer that is not ready refuses for up to a second.
 const FIRST_SILENCES: u32 = 6;
 /// Transmissions of the newest message after which its answer may be lost as well.

@@ -214,7 +214,13 @@ impl Storm {
         );
         for end in [CLIENT, AGENT] {
             let expected = self.payloads[end].concat();
-            assert!(pair.ends[1 - end].received == expected, "from {end}");
+            assert!(
+                pair.ends[1 - end].received == expected,
+                "from {end}: {:?}, {:?}, {:?}",
+                self.agent,
+                self.weather,
+                self.troubles,
+            );
         }
         let now = pair.now;
         let client = &mut pair.ends[CLIENT].channel;
