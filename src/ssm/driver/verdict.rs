@@ -23,9 +23,9 @@ const QUICK_CREDENTIALS: u32 = 3;
 /// Between attempts that wait for a person, who logs in again or mends a policy.
 pub(super) const SLOWLY: Duration = Duration::from_secs(10);
 /// The pause after a throttled call without a word on how long.
-const THROTTLED: Duration = Duration::from_secs(1);
+pub(super) const THROTTLED: Duration = Duration::from_secs(1);
 /// The longest that the service may ask us to wait.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// What is to follow a failed attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
