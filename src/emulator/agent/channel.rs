@@ -91,8 +91,8 @@ pub(super) struct Channel {
     doubtful: Option<u64>,
     /// Its payload, when it came again: to be written again.
     repeated: Option<Bytes>,
-    /// Until then the Port session is not ready.
-    unready_until: Option<Instant>,
+    /// The Port session begins then, and is not ready before.
+    unready: Option<(Instant, Established)>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -168,7 +168,7 @@ impl Channel {
             faults: Arc::clone(&settings.faults),
             doubtful: None,
             repeated: None,
-            unready_until: None,
+            unready: None,
             timer: Box::pin(sleep_until(now.into())),
         };
         let port = PortEnd {
@@ -216,6 +216,14 @@ impl Channel {
         }
     }
 
+    /// Lets the Port session begin.
+    fn begin(&mut self, established: Established) {
+        if let Some(waiting) = self.established.take() {
+            // Without a Port session there is nobody to tell.
+            let _ = waiting.send(established);
+        }
+    }
+
     /// How the session ended, once it has.
     pub(super) fn verdict(&self) -> Option<&Verdict> {
         match &self.state {
@@ -259,13 +267,12 @@ impl Channel {
                     None
                 }
                 Event::Established(established) => {
-                    if let Some(time) = self.faults.unready() {
-                        self.unready_until = Some(Instant::now() + time);
-                        self.core.set_ready(false);
-                    }
-                    if let Some(waiting) = self.established.take() {
-                        // Without a Port session there is nobody to tell.
-                        let _ = waiting.send(established);
+                    match self.faults.unready() {
+                        Some(time) => {
+                            self.unready = Some((Instant::now() + time, established));
+                            self.core.set_ready(false);
+                        }
+                        None => self.begin(established),
                     }
                     None
                 }
@@ -387,7 +394,7 @@ impl Channel {
             _ => None,
         };
         [
-            self.unready_until,
+            self.unready.as_ref().map(|(until, _)| *until),
             self.core.poll_timeout(),
             pause.filter(|next| *next > now),
             drain,
@@ -426,9 +433,7 @@ impl Leg for Channel {
         // Cancels at once, whatever the Port session has not taken yet.
         let is_closed = frame::message_type(&message) == Some("channel_closed");
         self.repeat(&message);
-        if self.unready_until.is_some()
-            && frame::message_type(&message) == Some("input_stream_data")
-        {
+        if self.unready.is_some() && frame::message_type(&message) == Some("input_stream_data") {
             self.faults.note(|counters| counters.unready += 1);
         }
         if let Err(error) = self.core.handle_input(Instant::now(), message) {
@@ -451,9 +456,9 @@ impl Leg for Channel {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
             let now = Instant::now();
-            if self.unready_until.is_some_and(|until| until <= now) {
-                self.unready_until = None;
+            if let Some((_, established)) = self.unready.take_if(|(until, _)| *until <= now) {
                 self.core.set_ready(true);
+                self.begin(established);
             }
             if self.core.poll_timeout().is_some_and(|due| due <= now) {
                 self.core.handle_timeout(now);
