@@ -8,8 +8,12 @@ use proptest::strategy::Strategy as ProptestStrategy;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use rand::RngExt as _;
+use uuid::Uuid;
+
 use super::*;
-use crate::ssm::protocol::message::{FLAG_FIN, OVERHEAD};
+use crate::ssm::protocol::message::{FLAG_FIN, FLAG_SYN, Header};
+use crate::ssm::protocol::payload::Flag;
 
 const MS: Duration = Duration::from_millis(1);
 const CLIENT: usize = 0;
