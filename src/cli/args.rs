@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Access, StrictHostKey};
 use crate::emulator::fault::Plan;
+use crate::emulator::fault::plan::EXAMPLES;
 use crate::emulator::{AgentVersion, Pacing, Resend};
 use crate::net::Destination;
 use crate::telemetry;
@@ -191,6 +192,7 @@ pub(super) struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_long_help = fault_help())]
 pub(super) struct EmulatorArgs {
     /// Loopback address to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8022")]
@@ -245,6 +247,15 @@ impl FaultArgs {
                 .collect(),
         }
     }
+}
+
+/// What can go wrong, an example of each kind.
+fn fault_help() -> String {
+    let mut help = "Faults, one of each kind:\n".to_owned();
+    for (example, meaning) in EXAMPLES {
+        help.push_str(&format!("\n  {meaning}\n      {example}\n"));
+    }
+    help
 }
 
 fn read_plan(argument: &str) -> Result<Plan, String> {

@@ -41,6 +41,66 @@ impl FromStr for Plan {
     }
 }
 
+/// One fault of each kind, with what it does: for help texts.
+pub const EXAMPLES: [(&str, &str); 14] = [
+    (
+        r#"{"fault": "cut", "side": "client", "how": "bye", "after": {"ms": 3600000}, "extent": "always"}"#,
+        "every socket of clients is closed after an hour, as the service does",
+    ),
+    (
+        r#"{"fault": "messages", "pick": {"probability": 0.05}, "effect": "drop"}"#,
+        "messages are lost, doubled, late or out of order",
+    ),
+    (
+        r#"{"fault": "link", "latency_ms": 40, "bytes_per_second": 500000}"#,
+        "the link is slow",
+    ),
+    (
+        r#"{"fault": "publication", "side": "agent", "paused": true}"#,
+        "the service pauses an end",
+    ),
+    (
+        r#"{"fault": "terminate", "text": "by the administrator"}"#,
+        "the service ends the sessions",
+    ),
+    (
+        r#"{"fault": "api", "operation": "StartSession", "answer": {"throttled": {"retry_after": 1}}}"#,
+        "a call is refused",
+    ),
+    (
+        r#"{"fault": "gateway", "refusal": {"status": 403}}"#,
+        "a WebSocket is refused",
+    ),
+    (
+        r#"{"fault": "expire", "extent": "always"}"#,
+        "credentials count as expired",
+    ),
+    (
+        r#"{"fault": "network", "how": "refuse", "ms": 5000}"#,
+        "the service cannot be reached",
+    ),
+    (
+        r#"{"fault": "agent", "away_ms": 3000}"#,
+        "agents stop and come back",
+    ),
+    (
+        r#"{"fault": "repeat", "on": true}"#,
+        "agents that have lost their socket write a message to the port twice",
+    ),
+    (
+        r#"{"fault": "unready", "ms": 300}"#,
+        "agents refuse, or old ones lose, what comes right after the handshake",
+    ),
+    (
+        r#"{"fault": "unheard", "extent": {"times": 2}}"#,
+        "sessions start and no agent is told",
+    ),
+    (
+        r#"{"fault": "headers", "short": true}"#,
+        "the service's own messages have headers of 112 bytes",
+    ),
+];
+
 /// Something that goes wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
@@ -536,6 +596,18 @@ mod tests {
             let again: Fault = serde_json::from_value(written.clone()).unwrap();
             assert_eq!(serde_json::to_value(again).unwrap(), written, "{form}");
         }
+    }
+
+    #[test]
+    fn there_is_a_right_example_of_each_kind() {
+        let kinds: std::collections::BTreeSet<_> = EXAMPLES
+            .iter()
+            .map(|(example, _)| {
+                let fault = parse(serde_json::from_str(example).unwrap()).unwrap();
+                serde_json::to_value(fault).unwrap()["fault"].to_string()
+            })
+            .collect();
+        assert_eq!(kinds.len(), EXAMPLES.len());
     }
 
     #[test]
