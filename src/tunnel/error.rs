@@ -6,8 +6,11 @@ use crate::smux;
 use crate::ssm::{self, Disposition, api};
 
 /// How to bring an agent up to date, for whoever administers the machine.
-pub(super) const UPDATE: &str = "update the agent: \
-    aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids …";
+pub(super) fn update(target: &str) -> String {
+    format!(
+        "update the agent: aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids {target}"
+    )
+}
 
 /// Why there is no tunnel, or no stream in it.
 #[derive(Debug, Error)]
@@ -93,10 +96,11 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Session { source, .. } => source.hint().map(str::to_owned),
-            Self::AgentTooOld { .. } => Some(UPDATE.to_owned()),
-            Self::Single { source, .. } => match source {
+            Self::AgentTooOld { target } => Some(update(target)),
+            Self::Single { target, source, .. } => match source {
                 ssm::Error::Api(api::Error::AccessDenied { .. }) => Some(format!(
-                    "allow ssm:StartSession with the document AWS-StartSSHSession, or {UPDATE}"
+                    "allow ssm:StartSession with the document AWS-StartSSHSession, or {}",
+                    update(target)
                 )),
                 other => other.hint().map(str::to_owned),
             },

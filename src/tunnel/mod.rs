@@ -136,7 +136,7 @@ impl Tunnel {
                 version,
                 "the SSM agent is too old for several connections in a session: each takes a session of its own, and \
                  longer to open; {}",
-                error::UPDATE
+                error::update(&options.target)
             );
             session.terminate().await;
             Carrier::Single(Single::new(options.clone(), version, refusals.clone()))

@@ -61,6 +61,27 @@ fn an_unheard_session_is_followed_by_another() {
     assert!(said.contains("did not get through to the agent"), "{said}");
 }
 
+/// A start that is throttled is tried again when the service allows it, and the person is told.
+#[test]
+fn a_throttled_start_is_tried_again() {
+    let throttled = r#"{"fault": "api", "operation": "StartSession", "answer": {"throttled": {"retry_after": 1}}}"#;
+    let Some(faulty) = agent("3.3.1142.0", throttled) else {
+        return;
+    };
+    let counters = faulty.faults().counters();
+    assert_eq!(
+        (counters.api_refused, counters.sessions),
+        (1, 1),
+        "{counters:?}"
+    );
+    let daemon = faulty.world.daemon.as_ref().expect("serve");
+    let said = daemon.stderr();
+    assert!(
+        said.contains("StartSession was throttled, waiting"),
+        "{said}"
+    );
+}
+
 /// Headers of 112 bytes on all that the service says itself, at a start and after a cut.
 #[test]
 fn short_headers_are_understood() {

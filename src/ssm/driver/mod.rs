@@ -13,7 +13,6 @@ mod verdict;
 
 use std::time::{Duration, Instant};
 
-use rand::RngExt as _;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -23,7 +22,6 @@ use self::dialer::Dialer;
 use self::pump::{Connection, Goal, Stop};
 use self::rate::DeliveryRate;
 use self::silence::{Patience, Silence};
-use self::verdict::{LONGEST_RETRY_AFTER, THROTTLED};
 use super::api::{self, Ssm, Ticket};
 use super::error::{Disposition, Error, describe};
 use super::protocol::data_channel::{Config, DataChannel, Established, Origin};
@@ -187,10 +185,7 @@ async fn start(
         if attempt == THROTTLED_STARTS {
             return Err(error.into());
         }
-        let asked = error.retry_after().unwrap_or(THROTTLED);
-        // Never less than asked for, and not together with all the others who were told the same.
-        let wait = asked.min(LONGEST_RETRY_AFTER) * attempt;
-        let wait = wait.mul_f64(rand::rng().random_range(1.0..1.25));
+        let wait = verdict::throttled_start(error.retry_after(), attempt, &mut rand::rng());
         tracing::warn!(
             target = request.target,
             ?wait,
