@@ -77,6 +77,16 @@ impl Aws {
         &self.ssm
     }
 
+    /// The URL of Systems Manager's API; none in a region that cannot be part of a name.
+    pub fn api_url(&self) -> Option<String> {
+        Service::Ssm.url(self.ssm.config(), self.region())
+    }
+
+    /// The URL where the message gateway usually is; the service names it anew for each session.
+    pub fn gateway_url(&self) -> Option<String> {
+        Service::Messages.url(self.ssm.config(), self.region())
+    }
+
     /// The region that calls go to.
     pub fn region(&self) -> &str {
         self.ssm.region()
