@@ -156,6 +156,11 @@ impl Ssm {
         &self.config
     }
 
+    /// The way out that calls and WebSockets take.
+    pub(crate) fn dialler(&self) -> &Dialler {
+        &self.dialler
+    }
+
     /// The region that calls go to and that WebSockets are signed for.
     pub fn region(&self) -> &str {
         &self.region

@@ -155,11 +155,27 @@ impl Tunnel {
     /// # Errors
     /// [`Error::Session`].
     pub async fn dial(options: &Options) -> Result<Self, Error> {
+        Self::dial_as(options, ssm::Options::default()).await
+    }
+
+    /// As [`Tunnel::dial`], with one SSM session only: an agent that does not answer in it is not tried again.
+    ///
+    /// # Errors
+    /// [`Error::Session`].
+    pub async fn dial_once(options: &Options) -> Result<Self, Error> {
+        let once = ssm::Options {
+            handshake_attempts: 1,
+            ..ssm::Options::default()
+        };
+        Self::dial_as(options, once).await
+    }
+
+    async fn dial_as(options: &Options, session_options: ssm::Options) -> Result<Self, Error> {
         let tasks = &options.tracker;
         let session_options = ssm::Options {
             tracker: tasks.clone(),
             journal: options.journal.clone(),
-            ..ssm::Options::default()
+            ..session_options
         };
         let request = StartRequest::port_forwarding(&options.target, options.port);
         let (session, stream) = SsmSession::start(options.ssm.clone(), request, session_options)
@@ -210,6 +226,11 @@ impl Tunnel {
     /// Between us and the agent, with its time to process; none before the first message was acknowledged.
     pub fn round_trip(&self) -> Option<Duration> {
         self.session.status().round_trip
+    }
+
+    /// The agent's version, if it has told one.
+    pub fn agent_version(&self) -> Option<&str> {
+        self.session.established().peer_version.as_deref()
     }
 
     /// How often the agent has said that it could not connect to the port. It does not say for which stream.
