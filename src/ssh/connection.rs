@@ -71,6 +71,7 @@ pub struct Connection<IO> {
     pub(super) user: String,
     pub(super) banners: Vec<String>,
     pub(super) took_person: bool,
+    pub(super) accepted: String,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
@@ -92,12 +93,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             user: String::new(),
             banners: Vec::new(),
             took_person: false,
+            accepted: String::new(),
         }
     }
 
     /// The name that the client logged in with.
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// The authentication method, and which key, that the server has accepted. Empty on a server.
+    pub fn accepted(&self) -> &str {
+        &self.accepted
     }
 
     /// Whether somebody did something for the login that they would have to do again for another
