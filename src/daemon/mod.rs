@@ -5,6 +5,7 @@ pub mod demo;
 mod instance_connect;
 mod journal;
 mod known_hosts;
+pub(crate) mod parts;
 mod terminal;
 
 use std::net::SocketAddr;
