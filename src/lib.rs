@@ -13,6 +13,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`cli`] | arguments, commands, all printing, exit status |
+//! | [`doctor`] | what a connection needs, checked one by one, each with a verdict and a remedy |
 //! | [`daemon`] | wiring of the parts into `serve` and `demo`, start, drain and stop |
 //! | [`config`] | configuration file, environment and flags, resolved into one value |
 //! | [`server`] | the local endpoint: listener, access policy, host key, who is at the other end |
@@ -31,13 +32,14 @@
 //! | [`telemetry`] | the tracing subscriber |
 //!
 //! Dependencies point down only:
-//! `cli > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
+//! `cli > doctor > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
 //! `cli, daemon > target > aws > ssm > net`; `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
 
 pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod emulator;
 pub mod net;
 pub mod peer;

@@ -48,6 +48,15 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Serve this very machine through an emulated Session Manager: no account, no configuration
     Demo(DemoArgs),
+    /// Check what a connection needs, one by one, and say what to do about what is missing
+    ///
+    /// Takes the options of `serve`. Without TARGET all is checked that needs none. Status 0: ssh would work.
+    #[command(
+        mut_arg("target", |target| target.help("The machine to reach, as `serve` takes it; without one, \
+            what needs none is checked")),
+        mut_arg("json", |json| json.help("Print one JSON object a line; the last is the summary")),
+    )]
+    Doctor(Box<ServeArgs>),
     /// List the machines that can be reached
     Targets(TargetsArgs),
     /// Run the emulated Session Manager alone
