@@ -353,7 +353,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 reason: farewell.reason,
                 description: farewell.description.clone(),
             },
-            None => Error::ConnectionLost { phase },
+            None => self.lost(),
+        }
+    }
+
+    /// What it means that the other end went away without a word, or with words that are not SSH's.
+    fn lost(&self) -> Error {
+        match self.transport.preamble() {
+            Some(said) => Error::TurnedAway { said },
+            None => Error::ConnectionLost { phase: self.phase },
         }
     }
 
@@ -460,7 +468,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.phase == Phase::Connection && !self.transport.is_within_packet() {
             return self.end(None);
         }
-        self.end(Some(Error::ConnectionLost { phase: self.phase }))
+        self.end(Some(self.lost()))
     }
 
     fn end(&mut self, failure: Option<Error>) -> Result<Option<Event>, Error> {

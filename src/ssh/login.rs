@@ -271,6 +271,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 return error;
             }
             Error::Refused { .. }
+            | Error::TurnedAway { .. }
             | Error::ConnectionLost { .. }
             | Error::Io { .. }
             | Error::Ended => return error,
