@@ -105,7 +105,9 @@ impl Ssm {
     }
 
     fn with_dialler(config: SdkConfig, dialler: Arc<Dialler>) -> Result<Self, Error> {
-        let region = config.region().ok_or(Error::MissingRegion)?.to_string();
+        // A variable that is set to nothing names none.
+        let region = config.region().filter(|region| !region.as_ref().is_empty());
+        let region = region.ok_or(Error::MissingRegion)?.to_string();
         if let Some(bundle) = ca_bundle(&config) {
             dialler.trust(bundle.into());
         }
