@@ -27,7 +27,8 @@
 //! Any credentials are accepted, except an access key id or session token that contains `EXPIRED`
 //! (answered with ExpiredTokenException) or `DENIED` (AccessDeniedException), and requests without
 //! an `Authorization` header (UnrecognizedClientException). A session token that contains
-//! `DENY.Operation`, `EXPIRE.Operation` or `THROTTLE.Operation` is refused for that operation alone.
+//! `DENY.Operation`, `EXPIRE.Operation` or `THROTTLE.Operation` is refused for that operation alone;
+//! `OpenDataChannel` is the one of the gateway, which answers a client's WebSocket with 403 then.
 //!
 //! Beside Systems Manager, DescribeInstances of EC2, SendSSHPublicKey of EC2 Instance Connect and
 //! GetCallerIdentity of STS are answered: set `AWS_ENDPOINT_URL` for all of them.

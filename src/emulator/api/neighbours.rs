@@ -188,6 +188,8 @@ impl Service {
             (Kind::UnrecognizedClient, Self::Sts) => {
                 (StatusCode::FORBIDDEN, "InvalidClientTokenId")
             }
+            (Kind::InvalidSignature, Self::Ec2) => (StatusCode::BAD_REQUEST, "RequestExpired"),
+            (Kind::InvalidSignature, Self::Sts) => (StatusCode::FORBIDDEN, "SignatureDoesNotMatch"),
             (Kind::InternalServer, _) => (error.status(), "InternalFailure"),
             (Kind::UnknownOperation, _) => (StatusCode::BAD_REQUEST, "InvalidAction"),
             _ => (StatusCode::BAD_REQUEST, "InvalidParameterValue"),

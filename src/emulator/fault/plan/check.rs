@@ -82,7 +82,11 @@ impl Fault {
             }
             Self::Expire(expire) => expire.extent.check(),
             Self::Network(network) => positive("ms", as_millis(network.time)),
-            Self::Publication(_) | Self::Terminate(_) | Self::Agent(_) | Self::Repeat(_) => Ok(()),
+            Self::Publication(_)
+            | Self::Terminate(_)
+            | Self::Agent(_)
+            | Self::Repeat(_)
+            | Self::Clock(_) => Ok(()),
         }
     }
 }

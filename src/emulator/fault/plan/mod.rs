@@ -67,6 +67,8 @@ pub enum Fault {
     Agent(Agent),
     /// An embedded agent writes to its port twice what it could not acknowledge (sheet §12).
     Repeat(Repeat),
+    /// The service's clock is another one than ours.
+    Clock(Clock),
 }
 
 /// A data channel's WebSocket ends.
@@ -433,6 +435,15 @@ pub struct Agent {
     /// Whether the service does not notice: the sessions stay, and nobody answers in them. Otherwise
     /// they end with `channel_closed`.
     pub silent: bool,
+}
+
+/// The service's clock is another one than ours: its answers are dated by it, and a signature that is 5 minutes off by
+/// it is refused, as by AWS. The last one counts; the emulator checks no other part of signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    /// How much later it is there; negative where it is earlier.
+    pub ahead_seconds: i32,
 }
 
 /// Whether the embedded agents repeat themselves to their ports.
