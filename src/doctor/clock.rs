@@ -87,7 +87,7 @@ fn judge(ours: SystemTime, theirs: SystemTime) -> Found<()> {
 
 /// `12 min`, `1 h 5 min`, or `3 days`.
 fn span(off: Duration) -> String {
-    let minutes = off.as_secs() / 60;
+    let minutes = (off.as_secs() + 30) / 60;
     match minutes {
         0..60 => format!("{minutes} min"),
         60..2880 => format!("{} h {} min", minutes / 60, minutes % 60),

@@ -49,12 +49,14 @@ fn state_directory() -> Found<()> {
     // What is not there yet is made in what is.
     let existing = directory.ancestors().find(|path| path.exists());
     let existing = existing.map_or_else(|| PathBuf::from("/"), Path::to_owned);
-    match access(&existing, Access::WRITE_OK | Access::EXEC_OK) {
-        Ok(()) if existing.is_dir() => Found::ok((), shown),
-        Ok(()) => Found::failed(
+    if !existing.is_dir() {
+        return Found::failed(
             format!("{} is no directory", existing.display()),
             Some("move it away, or set XDG_STATE_HOME".to_owned()),
-        ),
+        );
+    }
+    match access(&existing, Access::WRITE_OK | Access::EXEC_OK) {
+        Ok(()) => Found::ok((), shown),
         Err(error) => Found::failed(
             format!("cannot write to {}: {error}", existing.display()),
             Some(format!(

@@ -93,11 +93,11 @@ impl Page {
             false => word,
         };
         let name = check.subject.name();
-        let mut text = format!(
-            "{word}  {name:<width$}  {}\n",
-            check.detail,
-            width = widths.1
-        );
+        let detail = match time_of(check) {
+            Some(time) => format!("{} ({time} ms)", check.detail),
+            None => check.detail.clone(),
+        };
+        let mut text = format!("{word}  {name:<width$}  {detail}\n", width = widths.1);
         if let Some(remedy) = &check.remedy {
             let indent = widths.0 + 2;
             text.push_str(&format!("{:indent$}hint: {remedy}\n", ""));
@@ -127,6 +127,16 @@ impl Page {
         text.push('\n');
         text
     }
+}
+
+/// How long the check took in milliseconds, where that is worth a word and the detail has none for it.
+fn time_of(check: &Check) -> Option<u128> {
+    let is_measured = matches!(
+        check.subject,
+        Subject::RoundTrip | Subject::Download | Subject::Upload
+    );
+    let milliseconds = check.took.as_millis();
+    (milliseconds > 0 && !is_measured && check.verdict != Verdict::Skipped).then_some(milliseconds)
 }
 
 /// A check in JSON. Members are added, never taken away or renamed; a check without a remedy has null.
@@ -212,7 +222,7 @@ mod tests {
         let plain = Page { is_coloured: false }.check(&check());
         assert_eq!(
             plain,
-            "warning  agent                        3.0.1124.0 is old\n         hint: update it\n"
+            "warning  agent                        3.0.1124.0 is old (12 ms)\n         hint: update it\n"
         );
         let coloured = Page { is_coloured: true }.check(&check());
         let stripped = coloured
