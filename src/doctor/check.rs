@@ -275,8 +275,8 @@ mod tests {
             Subject::ALL.is_sorted(),
             "the order of checks is that of the type"
         );
-        let general = Subject::ALL.iter().filter(|subject| subject.is_general());
-        assert_eq!(general.last(), Some(&Subject::DescribeSessions));
+        let mut general = Subject::ALL.iter().filter(|subject| subject.is_general());
+        assert_eq!(general.next_back(), Some(&Subject::DescribeSessions));
     }
 
     #[test]

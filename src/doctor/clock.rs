@@ -105,7 +105,7 @@ mod tests {
     #[test]
     fn a_clock_is_judged_by_what_aws_takes() {
         let theirs = UNIX_EPOCH + Duration::from_secs(1_700_000_000);
-        let minutes = |count| Duration::from_secs(60 * count);
+        let minutes = |count: u64| Duration::from_secs(60 * count);
         for (ours, verdict, words) in [
             (theirs, Verdict::Ok, "within 1 s"),
             (theirs + minutes(2), Verdict::Warning, "2 min ahead of"),
