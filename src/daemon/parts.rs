@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use super::credentials::Keyring;
 use super::instance_connect::InstanceConnect;
-use super::terminal::Terminal;
-use super::{credentials, known_hosts};
+use super::{fleet, known_hosts};
 use crate::aws::Aws;
 use crate::config::Serve;
 use crate::ssh::credential::LoadError;
@@ -15,7 +15,7 @@ use crate::upstream::Users;
 
 /// Who to log in as on `machine`.
 pub(crate) fn users(config: &Serve, machine: &Machine) -> Users {
-    super::users(config, machine)
+    fleet::users(config, machine)
 }
 
 /// What to log in with on `machine`, in the order in which it is tried.
@@ -27,11 +27,10 @@ pub(crate) fn credentials(
     aws: &Aws,
     machine: &Machine,
 ) -> Result<Vec<Credential>, LoadError> {
-    credentials::gather(
+    Keyring::default().gather(
         &config.identity,
         &config.certificate,
         InstanceConnect::of(aws, &machine.id),
-        Arc::new(Terminal::new()),
         &config.target,
     )
 }
@@ -43,5 +42,5 @@ pub(crate) fn known_hosts(config: &Serve, machine: &Machine) -> KnownHosts {
 
 /// Where the SSM sessions of this process are written down, if that is possible.
 pub(crate) fn journal(config: &Serve, ssm: &Ssm) -> Option<Arc<dyn Journal>> {
-    super::journal(super::place(config, ssm)).map(|journal| journal as _)
+    fleet::journal(fleet::place(config, ssm)).map(|journal| journal as _)
 }

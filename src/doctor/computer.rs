@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
 
-use super::Order;
 use super::check::{Found, Subject};
 use super::examination::{Examination, Step};
 use super::listener::{Holder, holder_of};
+use super::{Config, Order};
 use crate::config::{self, Serve, UsageError};
 use crate::report::one_line;
 use crate::server::ListenError;
@@ -29,10 +29,10 @@ pub(super) async fn examine(examination: &mut Examination<'_>, order: &Order) ->
     let _: Step<()> = examination
         .check(Subject::LocalPort, async { local_port(config.listen) })
         .await;
-    Ok(config)
+    Ok(config.serve)
 }
 
-fn configuration(config: &Result<Serve, UsageError>, file: Option<&Path>) -> Found<Serve> {
+fn configuration(config: &Result<Config, UsageError>, file: Option<&Path>) -> Found<Config> {
     match (config, file) {
         (Ok(config), Some(file)) => Found::ok(config.clone(), file.display().to_string()),
         (Ok(config), None) => Found::ok(config.clone(), "no file: flags, environment and defaults"),

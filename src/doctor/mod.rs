@@ -33,6 +33,7 @@ mod speed;
 mod trial;
 mod witness;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use tokio_util::task::TaskTracker;
@@ -42,7 +43,7 @@ use self::examination::{Examination, Step, both, seen};
 use self::login::Means;
 use self::trial::Trial;
 use crate::aws::Aws;
-use crate::config::{Overrides, Serve, UsageError};
+use crate::config::{Endpoint, Overrides, Serve, UsageError};
 use crate::daemon::parts;
 use crate::target::Machine;
 use crate::tunnel::{self, Tunnel};
@@ -50,26 +51,34 @@ use crate::tunnel::{self, Tunnel};
 /// What to examine.
 #[derive(Debug)]
 pub struct Order {
-    /// The configuration that `serve` would have, with whatever target.
-    config: Result<Serve, UsageError>,
+    config: Result<Config, UsageError>,
     /// The file that it was read from.
     file: Option<PathBuf>,
     /// Whether a target is meant; without one, all that does not need one is examined.
     has_target: bool,
 }
 
+/// What `serve` would be, and how it would reach its target.
+#[derive(Debug, Clone)]
+struct Config {
+    listen: SocketAddr,
+    /// Its target is empty where none is meant.
+    serve: Serve,
+}
+
 impl Order {
-    /// What `serve` would be given, its target being optional.
-    pub fn new(mut overrides: Overrides) -> Self {
+    /// What `serve` would be given.
+    pub fn new(overrides: Overrides) -> Self {
         let file = overrides.file();
-        let resolved = Serve::resolve(overrides.clone());
-        let has_target = !matches!(resolved, Err(UsageError::NoTarget));
-        let config = if has_target {
-            resolved
-        } else {
-            overrides.values.target = Some(String::new());
-            Serve::resolve(overrides)
-        };
+        let mut has_target = overrides.values.target.is_some();
+        let config = Endpoint::resolve(overrides).and_then(|endpoint| {
+            has_target = endpoint.target.is_some();
+            let wanted = endpoint.target.as_deref().unwrap_or_default();
+            Ok(Config {
+                listen: endpoint.listen,
+                serve: endpoint.toward(wanted)?,
+            })
+        });
         Self {
             config,
             file,
