@@ -45,7 +45,7 @@ pub(super) enum Event<T> {
     /// An attempt to resume has failed.
     ResumeFailed {
         error: String,
-        hint: Option<&'static str>,
+        hint: Option<String>,
     },
     /// There is a link again.
     LinkResumed,
@@ -272,7 +272,7 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
         self.lose(now, reason, true);
     }
 
-    fn on_resume_failed(&mut self, error: String, hint: Option<&'static str>) {
+    fn on_resume_failed(&mut self, error: String, hint: Option<String>) {
         let Stage::Resuming { failures, .. } = &mut self.stage else {
             return;
         };
@@ -280,7 +280,7 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
         self.has_moved = true;
         if let Some(outage) = &mut self.outage {
             outage.last_error = Some(error.clone());
-            outage.hint = hint.map(str::to_owned);
+            outage.hint.clone_from(&hint);
         }
         self.news.push_back(News::Retrying {
             attempt: *failures,

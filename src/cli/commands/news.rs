@@ -65,9 +65,9 @@ impl Teller {
                     output.event(&Event::Retrying {
                         attempt: *attempt,
                         error,
-                        hint: *hint,
+                        hint: hint.as_deref(),
                     });
-                    output.warn(&format!("not resumed yet: {error}"), *hint);
+                    output.warn(&format!("not resumed yet: {error}"), hint.as_deref());
                 }
             }
             News::Resumed { gap, attempts } => {

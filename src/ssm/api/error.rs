@@ -221,7 +221,7 @@ impl Error {
     }
 
     /// What a person can do about it, if anything is known.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::MissingRegion => "pass --region, set AWS_REGION, or set a region in the profile",
             Self::CredentialsMissing(_) => {
