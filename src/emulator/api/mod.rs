@@ -1,6 +1,7 @@
 //! The AWS API: JSON 1.1 over `POST /`, as far as Session Manager needs it.
 
 mod error;
+pub(super) mod identity;
 mod instances;
 mod neighbours;
 mod sessions;
@@ -112,6 +113,8 @@ fn admit(hub: &Hub, headers: &HeaderMap, operation: &str) -> Result<Admitted, Ap
         ));
     }
     check_knobs(headers)?;
+    let caller = identity::caller(hub, headers)?;
+    tracing::debug!(operation, caller, "called");
     check_operation(headers, operation)?;
     match hub.faults.on_call(operation, access_key(headers)) {
         None => Ok(Admitted::Fully),
