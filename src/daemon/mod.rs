@@ -10,7 +10,6 @@ mod terminal;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use aws_config::{BehaviorVersion, Region};
 use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
@@ -20,6 +19,7 @@ use tracing::warn;
 use self::instance_connect::InstanceConnect;
 use self::journal::{Journal, Place};
 use self::terminal::Terminal;
+use crate::aws::credentials::Account;
 use crate::aws::{self, Aws};
 use crate::config::{self, Serve};
 use crate::relay;
@@ -82,19 +82,17 @@ impl Error {
     }
 }
 
-/// AWS as its environment describes it, but for the profile and the region if they are given.
+/// AWS as its environment describes it, but for the profile and the region if they are given. Codes of MFA devices
+/// are asked for at the terminal of this process.
 ///
 /// # Errors
-/// As [`Ssm::from_loader`] and [`Aws::new`].
+/// As [`Aws::of`].
 pub async fn aws(profile: Option<&str>, region: Option<&str>) -> Result<Aws, aws::Error> {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(profile) = profile {
-        loader = loader.profile_name(profile);
-    }
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region.to_owned()));
-    }
-    Aws::new(Ssm::from_loader(loader).await?)
+    let account = Account {
+        profile: profile.map(str::to_owned),
+        region: region.map(str::to_owned),
+    };
+    Aws::of(&account, Arc::new(Terminal::new())).await
 }
 
 /// Who to log in as on `machine`: who is configured, or who its platform suggests.

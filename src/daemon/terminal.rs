@@ -16,7 +16,8 @@ use tokio::sync::Mutex;
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use crate::ssh::auth::client::Questions;
+use crate::aws::credentials::{AskCode, Code, NoCode, Question};
+use crate::ssh::auth::client::{Prompt, Questions};
 use crate::ssh::person::{Answer, Answers, Inquiry, Topic, Unanswered};
 
 /// Longest line taken as an answer, in bytes: what a terminal keeps of one.
@@ -26,16 +27,16 @@ const MAX_LINE_BYTES: usize = 4096;
 ///
 /// Questions wait for each other. One that nobody waits for any more, its future being dropped, is
 /// withdrawn, and what was typed of an answer is thrown away.
-pub(super) struct Terminal {
-    turn: Mutex<()>,
-}
+#[derive(Debug)]
+pub(super) struct Terminal(());
+
+/// There is one terminal, whoever asks.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 impl Terminal {
     /// The terminal of this process.
     pub(super) fn new() -> Self {
-        Self {
-            turn: Mutex::new(()),
-        }
+        Self(())
     }
 
     /// Whether somebody could answer now.
@@ -68,7 +69,7 @@ impl Terminal {
         title: &str,
         questions: &Questions,
     ) -> Result<Vec<Zeroizing<String>>, Unanswered> {
-        let _turn = self.turn.lock().await;
+        let _turn = TURN.lock().await;
         let path = Self::availability()?;
         let asked = async {
             let mut page = Page::open(&path)?;
@@ -84,6 +85,27 @@ impl Terminal {
         asked.await.map_err(|error: io::Error| {
             debug!(%error, terminal = %path.display(), "no answer");
             Unanswered::GaveUp
+        })
+    }
+}
+
+impl AskCode for Terminal {
+    fn ask<'a>(&'a self, question: &'a Question) -> Code<'a> {
+        let questions = Questions {
+            instruction: question.reason.clone(),
+            prompts: vec![Prompt {
+                text: question.prompt.clone(),
+                echo: false,
+            }],
+            ..Questions::default()
+        };
+        Box::pin(async move {
+            let mut answers = match self.ask(&question.profile, &questions).await {
+                Ok(answers) => answers,
+                Err(Unanswered::GaveUp) => return Err(NoCode::GaveUp),
+                Err(why) => return Err(NoCode::Nobody(why.to_string())),
+            };
+            answers.pop().ok_or(NoCode::GaveUp)
         })
     }
 }

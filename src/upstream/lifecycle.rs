@@ -43,10 +43,7 @@ pub(super) enum Event<T> {
     /// The link of the tunnel is lost, and the SSM session being resumed.
     LinkLost { reason: String },
     /// An attempt to resume has failed.
-    ResumeFailed {
-        error: String,
-        hint: Option<String>,
-    },
+    ResumeFailed { error: String, hint: Option<String> },
     /// There is a link again.
     LinkResumed,
     /// There is a link, but the agent owes an answer since then.
