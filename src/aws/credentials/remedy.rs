@@ -240,7 +240,7 @@ fn of_process(told: &Told, profile: &Profile) -> Unavailable {
     let name = profile.name();
     let problem = match told.text.split_once("exited with code ") {
         Some((_, rest)) => {
-            let (status, words) = rest.split_once(". Stderr: ").unwrap_or((rest, ""));
+            let (status, words) = rest.split_once(". Stderr:").unwrap_or((rest, ""));
             let words = quoted(words);
             let colon = if words.is_empty() { "" } else { ": " };
             format!("the credential_process of profile `{name}` failed ({status}){colon}{words}")
