@@ -179,7 +179,8 @@ fn of_profile(
                 flag(name)
             ),
         ))
-    } else if let Some(file) = profile.get("web_identity_token_file") {
+    } else {
+        let file = profile.get("web_identity_token_file")?;
         Some(Unavailable::new(
             format!(
                 "the web identity of profile `{name}` gives no credentials: {}",
@@ -189,8 +190,6 @@ fn of_profile(
                 "see whether {file} holds a valid token and the trust policy of the role names who issues it"
             ),
         ))
-    } else {
-        None
     }
 }
 
