@@ -60,7 +60,7 @@ const MAP: &[(&str, &[&str])] = &[
         &["ssm::protocol", "smux", "sshd", "report", "peer"],
     ),
     ("target", &["aws", "report"]),
-    ("aws", &["ssm"]),
+    ("aws", &["ssm", "report"]),
     ("sshd", &["ssh", "report"]),
     ("smux", &[]),
     ("ssm", &["net"]),

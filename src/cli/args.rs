@@ -218,6 +218,14 @@ pub(super) struct EmulatorArgs {
     #[arg(long, value_name = "DIR")]
     pub(super) pushed_keys: Option<PathBuf>,
 
+    /// Seconds for which STS and SSO give credentials [default: what is asked for]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) credential_lifetime: Option<u64>,
+
+    /// The code that every MFA device shows
+    #[arg(long, value_name = "CODE", default_value = "123456")]
+    pub(super) mfa_code: String,
+
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,
 

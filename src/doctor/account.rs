@@ -1,6 +1,6 @@
 //! Region, credentials, who they are, and what they may ask about.
 
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use aws_credential_types::Credentials;
 use aws_credential_types::credential_feature::AwsCredentialFeature as Feature;
@@ -25,12 +25,29 @@ pub(super) async fn examine(
     examination: &mut Examination<'_>,
     config: &Serve,
 ) -> (Step<Aws>, Step<()>) {
-    let aws = examination.check(Subject::Region, region(config)).await;
+    let began = Instant::now();
+    let opened = open(config, config.region.as_deref()).await;
+    let took = began.elapsed();
+    // There may be no such profile, and what region it would name nobody knows.
+    let opened = match opened {
+        Err(error) if error.is_credentials() => {
+            let aws = examination.skip(Subject::Region, Subject::Credentials);
+            let credentials = examination.note(Subject::Credentials, failed(&error), took);
+            return (aws, credentials);
+        }
+        opened => opened,
+    };
+    let found = match opened {
+        Ok(aws) => {
+            let region = aws.region().to_owned();
+            Found::ok(aws, region)
+        }
+        Err(error) => failed(&error),
+    };
+    let aws = examination.note(Subject::Region, found, took);
     let of_anywhere = match &aws {
         Ok(_) => None,
-        Err(_) => daemon::aws(config.profile.as_deref(), Some(ANY_REGION))
-            .await
-            .ok(),
+        Err(_) => open(config, Some(ANY_REGION)).await.ok(),
     };
     let credentials = match aws.as_ref().ok().or(of_anywhere.as_ref()) {
         Some(aws) => {
@@ -43,17 +60,15 @@ pub(super) async fn examine(
     (aws, credentials)
 }
 
-async fn region(config: &Serve) -> Found<Aws> {
-    match daemon::aws(config.profile.as_deref(), config.region.as_deref()).await {
-        Ok(aws) => {
-            let region = aws.region().to_owned();
-            Found::ok(aws, region)
-        }
-        Err(error) => failed(&error),
-    }
+async fn open(config: &Serve, region: Option<&str>) -> Result<Aws, aws::Error> {
+    daemon::aws(config.profile.as_deref(), region).await
 }
 
 async fn credentials(aws: &Aws) -> Found<()> {
+    // A person may be asked for a code, and has the time that it takes.
+    if let Err(error) = aws.prepare().await {
+        return failed(&error);
+    }
     match aws.ssm().credentials().await {
         Ok(credentials) => Found::ok((), described(&credentials, SystemTime::now())),
         Err(error) => failed(&error),

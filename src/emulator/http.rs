@@ -161,6 +161,8 @@ async fn route(hub: &Arc<Hub>, request: Request<Incoming>) -> Response<Full<Byte
     }
     if request.uri().path().starts_with("/v1/") {
         gateway::handle(hub, request).await
+    } else if api::identity::is_meant(&request) {
+        api::identity::handle(hub, request).await
     } else if request.uri().path() == "/" && request.method() == Method::POST {
         api::handle(hub, request).await
     } else {

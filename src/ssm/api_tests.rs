@@ -8,6 +8,8 @@ use tokio::net::TcpListener;
 use aws_config::Region;
 use aws_config::identity::IdentityCache;
 
+use aws_credential_types::provider::error::CredentialsError;
+
 use super::*;
 use crate::net;
 use crate::ssm::Disposition;

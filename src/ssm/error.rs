@@ -97,7 +97,7 @@ impl Error {
     }
 
     /// What a person can do about it, if anything is known.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Api(error) => error.hint(),
             Self::WebSocket(error) => error.hint(),

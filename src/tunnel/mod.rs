@@ -120,7 +120,7 @@ pub enum Event {
         /// What went wrong.
         error: String,
         /// What a person can do about it.
-        hint: Option<&'static str>,
+        hint: Option<String>,
     },
     /// Streams make progress again.
     Resumed,

@@ -20,6 +20,15 @@ fn credentials_and_region_are_named_when_they_are_missing() {
     report.skips("identity", "credentials");
     report.skips("authentication", "credentials");
 
+    let config = patient.text("aws-config");
+    std::fs::write(&config, "[profile work]\nregion = eu-west-1\n").expect("our own directory");
+    let report = visit()
+        .with("--profile", "wrok")
+        .env("AWS_CONFIG_FILE", &config)
+        .fails("credentials", "wrok", "work");
+    report.skips("region", "credentials");
+    report.skips("identity", "credentials");
+
     for without in [
         visit().without_env("AWS_REGION"),
         visit().env("AWS_REGION", ""),

@@ -2,6 +2,7 @@
 
 mod clock;
 mod error;
+pub(super) mod identity;
 mod instances;
 mod neighbours;
 mod sessions;
@@ -115,6 +116,8 @@ fn admit(hub: &Hub, headers: &HeaderMap, operation: &str) -> Result<Admitted, Ap
     }
     clock::check(headers, clock::now(&hub.faults))?;
     check_knobs(headers)?;
+    let caller = identity::caller(hub, headers)?;
+    tracing::debug!(operation, caller, "called");
     check_operation(headers, operation)?;
     match hub.faults.on_call(operation, access_key(headers)) {
         None => Ok(Admitted::Fully),

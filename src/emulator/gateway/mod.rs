@@ -93,6 +93,9 @@ pub(crate) async fn handle(hub: &Arc<Hub>, request: Request<Incoming>) -> Respon
     if let Err(refusal) = api::check_knobs(request.headers()) {
         return text(StatusCode::FORBIDDEN, format!("{}\n", refusal.kind()));
     }
+    if let Err(refusal) = api::identity::caller(hub, request.headers()) {
+        return text(StatusCode::FORBIDDEN, format!("{}\n", refusal.kind()));
+    }
     match *request.method() {
         Method::POST => create(hub, channel, request).await,
         Method::GET => {
