@@ -13,7 +13,7 @@ fn credentials_and_region_are_named_when_they_are_missing() {
     let report = visit()
         .without_env("AWS_ACCESS_KEY_ID")
         .without_env("AWS_SECRET_ACCESS_KEY")
-        .fails("credentials", "no AWS credentials", "AWS_PROFILE");
+        .fails("credentials", "no AWS credentials", "AWS_ACCESS_KEY_ID");
     // What needs none was checked all the same.
     assert_eq!(report.line("ssm-tcp")["verdict"], "ok", "{report}");
     assert_eq!(report.line("clock")["verdict"], "ok", "{report}");
@@ -29,6 +29,16 @@ fn credentials_and_region_are_named_when_they_are_missing() {
     report.skips("region", "credentials");
     report.skips("identity", "credentials");
 
+    let sso = "[profile work]\nregion = eu-central-1\nsso_start_url = https://x.awsapps.com/start\n\
+        sso_region = eu-central-1\nsso_account_id = 000000000000\nsso_role_name = reader\n";
+    std::fs::write(&config, sso).expect("our own directory");
+    visit()
+        .with("--profile", "work")
+        .env("AWS_CONFIG_FILE", &config)
+        .without_env("AWS_ACCESS_KEY_ID")
+        .without_env("AWS_SECRET_ACCESS_KEY")
+        .fails("credentials", "", "aws sso login --profile work");
+
     for without in [
         visit().without_env("AWS_REGION"),
         visit().env("AWS_REGION", ""),
@@ -38,10 +48,11 @@ fn credentials_and_region_are_named_when_they_are_missing() {
         report.skips("ssm-tcp", "region");
     }
 
-    let report =
-        visit()
-            .refused("EXPIRED")
-            .fails("identity", "credentials have expired", "aws sso login");
+    let report = visit().refused("EXPIRED").fails(
+        "identity",
+        "credentials have expired",
+        "AWS_SESSION_TOKEN",
+    );
     report.skips("StartSession", "identity");
     assert_eq!(report.line("credentials")["verdict"], "ok", "{report}");
 }

@@ -171,7 +171,7 @@ pub struct Client {
     methods_left: Vec<String>,
     tried: Vec<Attempt>,
     /// What the server was content with, once it is.
-    accepted: Option<String>,
+    accepted_by: Option<String>,
     /// Bytes of banners that may still come.
     banner_budget: usize,
     output: VecDeque<Vec<u8>>,
@@ -220,7 +220,7 @@ impl Client {
             state: State::Service,
             methods_left: Vec::new(),
             tried: Vec::new(),
-            accepted: None,
+            accepted_by: None,
             banner_budget: MAX_TEXT_BYTES,
             output: VecDeque::from([request]),
             events: VecDeque::new(),
@@ -249,8 +249,8 @@ impl Client {
     }
 
     /// The method, and which key, that the server was content with, once it is.
-    pub fn accepted(&self) -> Option<&str> {
-        self.accepted.as_deref()
+    pub fn accepted_by(&self) -> Option<&str> {
+        self.accepted_by.as_deref()
     }
 
     /// Learns which signature algorithms the server verifies (RFC 8308 §3.1).
@@ -276,7 +276,7 @@ impl Client {
                     ..
                 },
             ) => {
-                self.accepted = Some(match self.state {
+                self.accepted_by = Some(match self.state {
                     State::Offering { offer, .. } => self.offers[offer].to_string(),
                     _ => "none".to_owned(),
                 });
