@@ -17,7 +17,9 @@ const ROUND_TRIPS: usize = 5;
 const FIRST_BYTES: u64 = 128 << 10;
 /// The largest sample.
 const MOST_BYTES: u64 = 4 << 20;
-/// How long the second sample should take.
+/// Samples at most: those that were too short begin too slowly to tell much.
+const SAMPLES: usize = 3;
+/// How long the last sample should take.
 const AIM: Duration = Duration::from_millis(1500);
 /// For a sample, whatever the link.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -97,17 +99,20 @@ async fn throughput<IO: AsyncRead + AsyncWrite + Unpin>(
             Err(_) => Err(format!("no end within {} s", LIMIT.as_secs())),
         }
     };
-    let first = match sample(FIRST_BYTES).await {
+    let (mut bytes, mut took) = match sample(FIRST_BYTES).await {
         Ok(took) => (FIRST_BYTES, took),
         Err(reason) => return Found::needless((), reason),
     };
-    let (bytes, took) = match next_size(first.0, first.1) {
-        None => first,
-        Some(bytes) => match sample(bytes).await {
-            Ok(took) => (bytes, took),
-            Err(_) => first,
-        },
-    };
+    for _ in 1..SAMPLES {
+        let Some(more) = next_size(bytes, took) else {
+            break;
+        };
+        match sample(more).await {
+            Ok(longer) => (bytes, took) = (more, longer),
+            // What was measured before still holds.
+            Err(_) => break,
+        }
+    }
     Found::ok((), told(way, bytes, took))
 }
 
@@ -120,15 +125,16 @@ fn round_trip_share(way: Way, round_trip: Duration) -> Duration {
     }
 }
 
-/// How large the second sample is; none where the first took long enough.
+/// How large the next sample is, for it to take as long as it should; none where this one took about so long, or
+/// cannot be larger.
 fn next_size(bytes: u64, took: Duration) -> Option<u64> {
-    if took >= AIM {
+    if took >= AIM / 2 {
         return None;
     }
     let times = AIM.as_secs_f64() / took.as_secs_f64().max(0.001);
     // A factor of at most 1500: no float is out of range.
     let size = (bytes as f64 * times) as u64;
-    Some(size.clamp(bytes, MOST_BYTES))
+    Some(size.min(MOST_BYTES)).filter(|size| *size > bytes)
 }
 
 /// Sends or fetches `bytes` and says how long it took.
@@ -210,12 +216,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_second_sample_takes_about_as_long_as_meant() {
+    fn the_next_sample_takes_about_as_long_as_meant() {
         let millis = Duration::from_millis;
         assert_eq!(next_size(100, millis(1500)), None);
         assert_eq!(next_size(100_000, millis(150)), Some(1_000_000));
         assert_eq!(next_size(FIRST_BYTES, Duration::ZERO), Some(MOST_BYTES));
-        assert_eq!(next_size(100, millis(1499)), Some(100));
+        assert_eq!(next_size(100, millis(740)), Some(202));
+        assert_eq!(next_size(100, millis(750)), None);
+        assert_eq!(next_size(MOST_BYTES, millis(1)), None);
     }
 
     #[test]
