@@ -21,7 +21,7 @@
 //! | [`upstream`] | a target: warm pools of authenticated SSH transports over one tunnel |
 //! | [`tunnel`] | SSM session + data channel + smux as plain byte streams |
 //! | [`target`] | a name, an address or a tag made into one machine that can be reached |
-//! | [`aws`] | signed calls beyond SSM sessions: which machines there are, who we are |
+//! | [`aws`] | credentials, MFA included; signed calls beyond SSM sessions: which machines there are, who we are |
 //! | [`smux`] | smux v1: many streams over one byte stream |
 //! | [`ssm`] | Session Manager: API calls, WebSocket, and the reliability protocol in `ssm::protocol` |
 //! | [`net`] | the way out: proxies, TCP, TLS, and the SDK's HTTP client on them |

@@ -38,7 +38,7 @@ impl Aws {
         let answer = self
             .endpoints
             .instance_connect
-            .call(&self.ssm, &call)
+            .call_unattended(&self.ssm, &call)
             .await?;
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
         match answer["Success"].as_bool() {

@@ -121,6 +121,14 @@ impl Endpoint {
     /// [`enum@Error`], within 15 s but for a person who is asked for credentials.
     pub(super) async fn call(&self, ssm: &Ssm, call: &Call) -> Result<String, Error> {
         ssm.prepare().await?;
+        self.call_unattended(ssm, call).await
+    }
+
+    /// As [`call`](Self::call), without asking anybody.
+    ///
+    /// # Errors
+    /// [`enum@Error`], within 15 s in any case.
+    pub(super) async fn call_unattended(&self, ssm: &Ssm, call: &Call) -> Result<String, Error> {
         let answer = self.repeat(call.operation, || async {
             self.attempt(&ssm.credentials().await?, call).await
         });

@@ -92,7 +92,7 @@ impl Account {
         path
     }
 
-    /// No keys: those come from where the test says.
+    /// No keys: those come from where the test says. An empty value takes a variable away.
     pub(crate) fn environment(&self, more: &[(&str, &str)]) -> Vec<(String, String)> {
         let mut variables = environment(&self.home());
         let endpoint = self.emulator.text("endpoint");
@@ -103,7 +103,9 @@ impl Account {
         ];
         for (name, value) in usual.iter().chain(more) {
             variables.retain(|(known, _)| known != name);
-            variables.push(((*name).to_owned(), (*value).to_owned()));
+            if !value.is_empty() {
+                variables.push(((*name).to_owned(), (*value).to_owned()));
+            }
         }
         variables
     }

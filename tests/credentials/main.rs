@@ -8,6 +8,7 @@ mod common;
 
 mod account;
 mod cli;
+mod endpoints;
 mod machine;
 mod mfa;
 mod sources;

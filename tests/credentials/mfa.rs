@@ -153,6 +153,7 @@ fn a_resume_asks_again() {
     daemon.expect(QUESTION);
     daemon.keys(&format!("{CODE}\r"));
     let mut log = daemon.expect("ready: ");
+    assert!(!log.contains("Enter MFA code"), "asked once: {log}");
     log += &daemon.expect(" -p ");
     let local = daemon.expect(" ");
     let ssh = |command: &str| {

@@ -416,7 +416,7 @@ region = eu-west-1
                 "empty",
                 CredentialsError::not_loaded("no"),
                 "no AWS credentials: profile `empty` has none |",
-                "there are: empty, login,",
+                "there are: admin, empty, login,",
             ),
             (
                 "empty",

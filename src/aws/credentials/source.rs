@@ -178,16 +178,22 @@ impl Inner {
             }
             let reply = self.person.ask(&self.question(&need, wrong > 0)).await;
             let why = match reply {
-                Ok(code) => match self.try_code(&need, &code).await? {
-                    true => {
+                Ok(code) => match self.try_code(&need, &code).await {
+                    Err(Error::Credentials(why)) => {
+                        // Another code would not be any better.
+                        *refusal = Some((Instant::now(), why.clone()));
+                        return Err(why.into());
+                    }
+                    Err(error) => return Err(error),
+                    Ok(true) => {
                         wrong = 0;
                         continue;
                     }
-                    false if wrong + 1 < TRIES => {
+                    Ok(false) if wrong + 1 < TRIES => {
                         wrong += 1;
                         continue;
                     }
-                    false => "no code was right",
+                    Ok(false) => "no code was right",
                 },
                 Err(NoCode::GaveUp) => "nobody has typed it",
                 Err(NoCode::Nobody(why)) => {

@@ -11,7 +11,7 @@ use super::Error;
 
 /// Why a source has no credentials, in words that name what is configured, and the remedy.
 ///
-/// A provider hands it out inside an error of the SDK; [`Error`] finds it there again. No part of it is secret.
+/// A provider hands it out inside an error of the SDK; [`enum@Error`] finds it there again. No part of it is secret.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{problem}")]
 pub struct Unavailable {
