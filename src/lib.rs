@@ -13,6 +13,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`cli`] | arguments, commands, all printing, exit status |
+//! | [`doctor`] | what a connection needs, checked one by one, each with a verdict and a remedy |
 //! | [`daemon`] | wiring of the parts into `serve` and `demo`, start, drain and stop; the fleet of targets |
 //! | [`config`] | configuration file, environment and flags, resolved into one value |
 //! | [`server`] | the local endpoint: listener, access policy, host key, who is at the other end |
@@ -20,7 +21,7 @@
 //! | [`upstream`] | a target: warm pools of authenticated SSH transports over one tunnel |
 //! | [`tunnel`] | SSM session + data channel + smux as plain byte streams |
 //! | [`target`] | a name, an address or a tag made into one machine that can be reached |
-//! | [`aws`] | signed calls beyond SSM sessions: which machines there are, who we are |
+//! | [`aws`] | credentials, MFA included; signed calls beyond SSM sessions: which machines there are, who we are |
 //! | [`smux`] | smux v1: many streams over one byte stream |
 //! | [`ssm`] | Session Manager: API calls, WebSocket, and the reliability protocol in `ssm::protocol` |
 //! | [`net`] | the way out: proxies, TCP, TLS, and the SDK's HTTP client on them |
@@ -31,13 +32,14 @@
 //! | [`telemetry`] | the tracing subscriber |
 //!
 //! Dependencies point down only:
-//! `cli > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
+//! `cli > doctor > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
 //! `cli, daemon > target > aws > ssm > net`; `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
 
 pub mod aws;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod doctor;
 pub mod emulator;
 pub mod net;
 pub mod peer;

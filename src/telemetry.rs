@@ -48,8 +48,12 @@ pub fn install(filter: &str, format: Format) -> Result<(), ParseError> {
 }
 
 /// Our own modules never log a secret. Below `info`, HTTP and AWS libraries write down requests with
-/// their signatures, tokens and URLs; that stays out whatever the filter says.
+/// their signatures, tokens and URLs; that stays out whatever the filter says. The sources of credentials
+/// write down at any level what a process has said or a service has answered; our errors tell it without secrets.
 fn is_discreet(metadata: &Metadata<'_>) -> bool {
+    if metadata.target().starts_with("aws_config::") {
+        return false;
+    }
     metadata.target().starts_with(env!("CARGO_CRATE_NAME")) || *metadata.level() <= Level::INFO
 }
 

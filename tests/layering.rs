@@ -14,6 +14,7 @@ const MAP: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
+            "doctor",
             "daemon",
             "target",
             "aws",
@@ -30,6 +31,13 @@ const MAP: &[(&str, &[&str])] = &[
             "net",
             "ssh",
             "report",
+        ],
+    ),
+    (
+        "doctor",
+        &[
+            "daemon", "target", "aws", "config", "server", "upstream", "tunnel", "smux", "ssm",
+            "net", "ssh", "report",
         ],
     ),
     (
@@ -52,7 +60,7 @@ const MAP: &[(&str, &[&str])] = &[
         &["ssm::protocol", "smux", "sshd", "report", "peer"],
     ),
     ("target", &["aws", "report"]),
-    ("aws", &["ssm"]),
+    ("aws", &["ssm", "report"]),
     ("sshd", &["ssh", "report"]),
     ("smux", &[]),
     ("ssm", &["net"]),

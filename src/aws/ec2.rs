@@ -4,6 +4,7 @@ use aws_smithy_xml::decode::{Document, ScopedDecoder, XmlDecodeError, try_data};
 
 use super::signed::{Call, Protocol};
 use super::{Aws, Error, Listed, Operation};
+use crate::ssm::secret::Secret;
 
 const VERSION: &str = "2016-11-15";
 /// Instances on one page.
@@ -55,7 +56,7 @@ impl Aws {
             let call = Call {
                 operation: Operation::DescribeInstances,
                 protocol: Protocol::Query,
-                body: request(filters, token.as_deref()),
+                body: Secret::new(request(filters, token.as_deref())),
             };
             let answer = self.endpoints.ec2.call(&self.ssm, &call).await?;
             let page = Page::read(&answer).map_err(|error| Error::Service {
@@ -100,7 +101,7 @@ impl Form {
         Self(format!("Action={action}&Version={version}"))
     }
 
-    fn put(&mut self, name: &str, value: &str) {
+    pub(super) fn put(&mut self, name: &str, value: &str) {
         self.0.push('&');
         self.encode(name);
         self.0.push('=');

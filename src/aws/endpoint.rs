@@ -10,6 +10,10 @@ pub(super) enum Service {
     Ec2,
     InstanceConnect,
     Sts,
+    /// Systems Manager; the SDK calls it, by the same rules.
+    Ssm,
+    /// The message gateway; the URL of each session names it, this is where it usually is.
+    Messages,
 }
 
 /// What of the configuration decides on a name.
@@ -26,6 +30,8 @@ impl Service {
             Self::Ec2 => "ec2",
             Self::InstanceConnect => "ec2-instance-connect",
             Self::Sts => "sts",
+            Self::Ssm => "ssm",
+            Self::Messages => "ssmmessages",
         }
     }
 
@@ -35,6 +41,8 @@ impl Service {
             Self::Ec2 => "EC2",
             Self::InstanceConnect => "EC2 Instance Connect",
             Self::Sts => "STS",
+            Self::Ssm => "SSM",
+            Self::Messages => "SSMMESSAGES",
         }
     }
 

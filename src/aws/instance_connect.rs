@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::signed::{Call, Protocol};
 use super::{Aws, Error, Operation};
+use crate::ssm::secret::Secret;
 
 /// How long a pushed key is accepted.
 pub const VALIDITY: Duration = Duration::from_secs(60);
@@ -32,12 +33,12 @@ impl Aws {
             protocol: Protocol::Json {
                 target: "AWSEC2InstanceConnectService.SendSSHPublicKey",
             },
-            body: body.to_string(),
+            body: Secret::new(body.to_string()),
         };
         let answer = self
             .endpoints
             .instance_connect
-            .call(&self.ssm, &call)
+            .call_unattended(&self.ssm, &call)
             .await?;
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap_or_default();
         match answer["Success"].as_bool() {

@@ -58,6 +58,7 @@ impl Aws {
         filters: &[(&str, &str)],
     ) -> Result<Listed<Managed>, Error> {
         const OPERATION: Operation = Operation::DescribeManaged;
+        self.ssm.prepare().await?;
         let filters = filters
             .iter()
             .map(|(key, value)| {
@@ -80,7 +81,7 @@ impl Aws {
             let Some(page) = pages.next().await else {
                 return Ok(Listed::complete(items));
             };
-            let page = page.map_err(|error| Error::classify(OPERATION, error))?;
+            let page = page.map_err(|error| self.ssm.classify(OPERATION, error))?;
             let machines = page.instance_information_list.unwrap_or_default();
             items.extend(machines.into_iter().filter_map(Managed::read));
             if page.next_token.is_none_or(|token| token.is_empty()) {
@@ -95,13 +96,14 @@ impl Aws {
     /// # Errors
     /// [`enum@Error`].
     pub async fn is_connected(&self, target: &str) -> Result<bool, Error> {
+        self.ssm.prepare().await?;
         let answer = self
             .describer
             .get_connection_status()
             .target(target)
             .send()
             .await
-            .map_err(|error| Error::classify(Operation::ConnectionStatus, error))?;
+            .map_err(|error| self.ssm.classify(Operation::ConnectionStatus, error))?;
         Ok(answer.status == Some(ConnectionStatus::Connected))
     }
 }

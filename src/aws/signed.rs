@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
-use aws_config::BehaviorVersion;
+use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_sigv4::http_request::{
     SignableBody, SignableRequest, SigningParams, SigningSettings, sign,
@@ -30,6 +30,7 @@ use super::endpoint::Service;
 use super::{Error, Operation};
 use crate::ssm::Ssm;
 use crate::ssm::api::{CALL_TIMEOUT, retry_after, timeouts};
+use crate::ssm::secret::Secret;
 
 /// Largest answer taken: a page of 100 instances with all their tags has about 1 MiB.
 const ANSWER_BYTES: usize = 8 << 20;
@@ -43,12 +44,13 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(4);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// What to ask; no part of it is secret.
-#[derive(Debug, Clone)]
+/// What to ask.
+#[derive(Debug)]
 pub(super) struct Call {
     pub(super) operation: Operation,
     pub(super) protocol: Protocol,
-    pub(super) body: String,
+    /// Some contain a one-time code.
+    pub(super) body: Secret,
 }
 
 /// How a service speaks.
@@ -64,17 +66,17 @@ pub(super) enum Protocol {
 #[derive(Debug)]
 pub(super) struct Endpoint {
     service: Service,
+    region: String,
     uri: Uri,
     exchange: Exchange<Prepared, HttpResponse, Infallible>,
 }
 
 impl Endpoint {
-    /// Sets up `service`; nothing is sent yet.
+    /// Sets up `service` in `region`; nothing is sent yet.
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] when there can be no such endpoint.
-    pub(super) fn new(ssm: &Ssm, service: Service) -> Result<Self, Error> {
-        let (config, region) = (ssm.config(), ssm.region());
+    pub(super) fn new(config: &SdkConfig, region: &str, service: Service) -> Result<Self, Error> {
         let invalid = |error: BoxError| Error::InvalidRequest(error);
         let url = service
             .url(config, region)
@@ -107,34 +109,70 @@ impl Endpoint {
             .build();
         Ok(Self {
             service,
+            region: region.to_owned(),
             uri,
             exchange,
         })
     }
 
-    /// Calls, and again with a growing pause where the service asks for patience.
+    /// Calls with the credentials of `ssm`, and again with a growing pause where the service asks for patience.
+    ///
+    /// # Errors
+    /// [`enum@Error`], within 15 s but for a person who is asked for credentials.
+    pub(super) async fn call(&self, ssm: &Ssm, call: &Call) -> Result<String, Error> {
+        ssm.prepare().await?;
+        self.call_unattended(ssm, call).await
+    }
+
+    /// As [`call`](Self::call), without asking anybody.
     ///
     /// # Errors
     /// [`enum@Error`], within 15 s in any case.
-    pub(super) async fn call(&self, ssm: &Ssm, call: &Call) -> Result<String, Error> {
+    pub(super) async fn call_unattended(&self, ssm: &Ssm, call: &Call) -> Result<String, Error> {
+        let answer = self.repeat(call.operation, || async {
+            self.attempt(&ssm.credentials().await?, call).await
+        });
+        answer.await.map_err(|error| ssm.concluded(error))
+    }
+
+    /// As [`call`](Self::call), with these credentials.
+    ///
+    /// # Errors
+    /// [`enum@Error`], within 15 s in any case.
+    pub(super) async fn call_as(
+        &self,
+        credentials: &Credentials,
+        call: &Call,
+    ) -> Result<String, Error> {
+        self.repeat(call.operation, || self.attempt(credentials, call))
+            .await
+    }
+
+    async fn repeat<F>(
+        &self,
+        operation: Operation,
+        attempt: impl FnMut() -> F,
+    ) -> Result<String, Error>
+    where
+        F: Future<Output = Result<String, Error>>,
+    {
         let pauses = ExponentialBuilder::new()
             .with_min_delay(REPEAT_PAUSE)
             .with_jitter()
             .with_max_times(REPEATS);
-        let answer = (|| self.attempt(ssm, call))
+        let answer = attempt
             .retry(pauses)
             .when(|error| matches!(error, Error::Throttled { .. } | Error::Service { .. }))
             .adjust(pause);
         match timeout(CALL_TIMEOUT, answer).await {
             Ok(answer) => answer,
-            Err(elapsed) => Err(Error::unanswered(call.operation, elapsed)),
+            Err(elapsed) => Err(Error::unanswered(operation, elapsed)),
         }
     }
 
-    async fn attempt(&self, ssm: &Ssm, call: &Call) -> Result<String, Error> {
-        let credentials = ssm.credentials().await?;
+    async fn attempt(&self, credentials: &Credentials, call: &Call) -> Result<String, Error> {
         let prepared = self
-            .prepare(call, ssm.region(), &credentials, SystemTime::now())
+            .prepare(call, credentials, SystemTime::now())
             .map_err(Error::InvalidRequest)?;
         let response = match self.exchange.invoke(prepared).await {
             Ok(response) => response,
@@ -183,7 +221,6 @@ impl Endpoint {
     fn prepare(
         &self,
         call: &Call,
-        region: &str,
         credentials: &Credentials,
         time: SystemTime,
     ) -> Result<Prepared, BoxError> {
@@ -199,11 +236,11 @@ impl Endpoint {
                 "application/x-www-form-urlencoded; charset=utf-8",
             ),
         };
-        let mut request = builder.body(SdkBody::from(call.body.as_str()))?;
+        let mut request = builder.body(SdkBody::from(call.body.expose().as_str()))?;
         let identity: Identity = credentials.clone().into();
         let parameters: SigningParams<'_> = v4::SigningParams::builder()
             .identity(&identity)
-            .region(region)
+            .region(&self.region)
             .name(self.service.signing_name())
             .time(time)
             .settings(SigningSettings::default())
@@ -214,7 +251,7 @@ impl Endpoint {
             .iter()
             .map(|(name, value)| Ok((name.as_str(), value.to_str()?)))
             .collect::<Result<_, http::header::ToStrError>>()?;
-        let body = SignableBody::Bytes(call.body.as_bytes());
+        let body = SignableBody::Bytes(call.body.expose().as_bytes());
         let signable = SignableRequest::new("POST", &uri, headers.into_iter(), body)?;
         let (instructions, _signature) = sign(signable, &parameters)?.into_parts();
         instructions.apply_to_request_http1x(&mut request);

@@ -49,6 +49,15 @@ pub(super) enum Command {
     Serve(Box<ServeArgs>),
     /// Serve this very machine through an emulated Session Manager: no account, no configuration
     Demo(DemoArgs),
+    /// Check what a connection needs, one by one, and say what to do about what is missing
+    ///
+    /// Takes the options of `serve`. Without TARGET all is checked that needs none. Status 0: ssh would work.
+    #[command(
+        mut_arg("target", |target| target.help("The machine to reach, as `serve` takes it; without one, \
+            what needs none is checked")),
+        mut_arg("json", |json| json.help("Print one JSON object a line; the last is the summary")),
+    )]
+    Doctor(Box<ServeArgs>),
     /// List the machines that can be reached
     Targets(TargetsArgs),
     /// Run the emulated Session Manager alone
@@ -215,6 +224,14 @@ pub(super) struct EmulatorArgs {
     /// 2.3.722.0 (no multiplexing) or 3.1.1511.0
     #[arg(long, value_name = "VERSION", default_value_t)]
     pub(super) agent_version: AgentVersion,
+
+    /// Seconds for which STS and SSO give credentials [default: what is asked for]
+    #[arg(long, value_name = "SECONDS")]
+    pub(super) credential_lifetime: Option<u64>,
+
+    /// The code that every MFA device shows
+    #[arg(long, value_name = "CODE", default_value = "123456")]
+    pub(super) mfa_code: String,
 
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,

@@ -23,7 +23,7 @@ pub fn main() -> ExitCode {
         Err(error) => error.exit(),
     };
     let output = Output::new(match &cli.command {
-        Command::Serve(arguments) => arguments.output.json,
+        Command::Serve(arguments) | Command::Doctor(arguments) => arguments.output.json,
         Command::Demo(arguments) => arguments.output.json,
         Command::Targets(arguments) => arguments.json,
         Command::Emulator(arguments) => arguments.output.json,
@@ -53,6 +53,7 @@ fn run(cli: Cli, output: Output) -> Exit {
         match cli.command {
             Command::Serve(arguments) => commands::serve::run(*arguments, output).await,
             Command::Demo(arguments) => commands::demo::run(arguments, output).await,
+            Command::Doctor(arguments) => commands::doctor::run(*arguments, output).await,
             Command::Targets(arguments) => commands::targets::run(arguments, output).await,
             Command::Emulator(arguments) => commands::emulator::run(arguments, output).await,
         }

@@ -159,6 +159,12 @@ impl Serve {
 }
 
 impl Overrides {
+    /// The file that is read: the one that was named, or the usual one if it is there.
+    pub fn file(&self) -> Option<PathBuf> {
+        let usual = || default_config_path().filter(|path| path.exists());
+        self.config.clone().or_else(usual)
+    }
+
     /// The file that was named, or the usual one if it is there.
     pub(super) fn load_file(&self) -> Result<File, file::Error> {
         match (&self.config, default_config_path()) {

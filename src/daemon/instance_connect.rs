@@ -1,6 +1,7 @@
 //! EC2 Instance Connect as a credential: a key of one login, pushed when its turn has come.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -108,5 +109,12 @@ impl Authorize for InstanceConnect {
 
     fn authorize<'a>(&'a self, user: &'a str, key: &'a PublicKey) -> Authorized<'a> {
         Box::pin(self.push(user, key))
+    }
+
+    fn prepare(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async move {
+            // Why there are no credentials is told by the push.
+            let _told_later = self.aws.prepare().await;
+        })
     }
 }

@@ -6,18 +6,20 @@ pub mod fleet;
 mod instance_connect;
 mod journal;
 mod known_hosts;
+pub(crate) mod parts;
 mod terminal;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use aws_config::{BehaviorVersion, Region};
 use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use self::fleet::{Fleet, Report, What};
+use self::terminal::Terminal;
+use crate::aws::credentials::Account;
 use crate::aws::{self, Aws};
 use crate::config::{self, Endpoint};
 use crate::relay;
@@ -25,7 +27,6 @@ use crate::server::access::Rule;
 use crate::server::authorized_keys::{self, AuthorizedKeys};
 use crate::server::{self, ListenError, Server, host_key};
 use crate::ssh::credential;
-use crate::ssm::Ssm;
 use crate::target;
 use crate::upstream::{self, State};
 
@@ -78,19 +79,17 @@ impl Error {
     }
 }
 
-/// AWS as its environment describes it, but for the profile and the region if they are given.
+/// AWS as its environment describes it, but for the profile and the region if they are given. Codes of MFA devices
+/// are asked for at the terminal of this process.
 ///
 /// # Errors
-/// As [`Ssm::from_loader`] and [`Aws::new`].
+/// As [`Aws::of`].
 pub async fn aws(profile: Option<&str>, region: Option<&str>) -> Result<Aws, aws::Error> {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(profile) = profile {
-        loader = loader.profile_name(profile);
-    }
-    if let Some(region) = region {
-        loader = loader.region(Region::new(region.to_owned()));
-    }
-    Aws::new(Ssm::from_loader(loader).await?)
+    let account = Account {
+        profile: profile.map(str::to_owned),
+        region: region.map(str::to_owned),
+    };
+    Aws::of(&account, Arc::new(Terminal::new())).await
 }
 
 impl Daemon {

@@ -9,14 +9,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::process::{Signal, kill_current_process_group};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::unix::pipe;
 use tokio::sync::Mutex;
 use tracing::debug;
 use zeroize::Zeroizing;
 
-use crate::ssh::auth::client::Questions;
+use crate::aws::credentials::{AskCode, Code, NoCode, Question};
+use crate::ssh::auth::client::{Prompt, Questions};
 use crate::ssh::person::{Answer, Answers, Inquiry, Topic, Unanswered};
 
 /// Longest line taken as an answer, in bytes: what a terminal keeps of one.
@@ -26,16 +30,16 @@ const MAX_LINE_BYTES: usize = 4096;
 ///
 /// Questions wait for each other. One that nobody waits for any more, its future being dropped, is
 /// withdrawn, and what was typed of an answer is thrown away.
-pub(super) struct Terminal {
-    turn: Mutex<()>,
-}
+#[derive(Debug)]
+pub(super) struct Terminal(());
+
+/// There is one terminal, whoever asks.
+static TURN: Mutex<()> = Mutex::const_new(());
 
 impl Terminal {
     /// The terminal of this process.
     pub(super) fn new() -> Self {
-        Self {
-            turn: Mutex::new(()),
-        }
+        Self(())
     }
 
     /// Whether somebody could answer now.
@@ -68,7 +72,7 @@ impl Terminal {
         title: &str,
         questions: &Questions,
     ) -> Result<Vec<Zeroizing<String>>, Unanswered> {
-        let _turn = self.turn.lock().await;
+        let _turn = TURN.lock().await;
         let path = Self::availability()?;
         let asked = async {
             let mut page = Page::open(&path)?;
@@ -84,6 +88,27 @@ impl Terminal {
         asked.await.map_err(|error: io::Error| {
             debug!(%error, terminal = %path.display(), "no answer");
             Unanswered::GaveUp
+        })
+    }
+}
+
+impl AskCode for Terminal {
+    fn ask<'a>(&'a self, question: &'a Question) -> Code<'a> {
+        let questions = Questions {
+            instruction: question.reason.clone(),
+            prompts: vec![Prompt {
+                text: question.prompt.clone(),
+                echo: false,
+            }],
+            ..Questions::default()
+        };
+        Box::pin(async move {
+            let mut answers = match self.ask(&question.profile, &questions).await {
+                Ok(answers) => answers,
+                Err(Unanswered::GaveUp) => return Err(NoCode::GaveUp),
+                Err(why) => return Err(NoCode::Nobody(why.to_string())),
+            };
+            answers.pop().ok_or(NoCode::GaveUp)
         })
     }
 }
@@ -169,20 +194,28 @@ impl Page {
     /// typed before the question does not count.
     async fn read_line(&mut self, question: &str, echo: bool) -> io::Result<Zeroizing<String>> {
         let mut settings = self.settings.clone();
-        settings.local_modes |= LocalModes::ICANON | LocalModes::ISIG;
+        settings.local_modes |= LocalModes::ICANON;
         settings.local_modes.set(LocalModes::ECHO, echo);
+        // Ctrl-C ends a line instead of the program, which would leave the terminal mute.
+        settings.local_modes.remove(LocalModes::ISIG);
+        let interrupt = settings.special_codes[SpecialCodeIndex::VINTR];
+        settings.special_codes[SpecialCodeIndex::VEOL] = interrupt;
         // Before the question is seen, so that nothing typed after it is lost or shown.
         tcsetattr(self.reader.as_fd(), OptionalActions::Flush, &settings)?;
         self.write(question).await?;
         // Of the full size at once: growing would leave copies behind.
         let mut line = Zeroizing::new(vec![0; MAX_LINE_BYTES]);
         let mut length = 0;
-        while !line[..length].ends_with(b"\n") {
+        while !matches!(line[..length].last(), Some(last) if *last == b'\n' || *last == interrupt) {
             // No room is no end either.
             match self.reader.read(&mut line[length..]).await? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 count => length += count,
             }
+        }
+        if line[..length].ends_with(&[interrupt]) {
+            self.interrupt()?;
+            return Err(io::ErrorKind::Interrupted.into());
         }
         if !echo {
             // The Enter key was not shown either.
@@ -193,6 +226,14 @@ impl Page {
         Ok(Zeroizing::new(
             text.trim_end_matches(['\r', '\n']).to_owned(),
         ))
+    }
+
+    /// Does what Ctrl-C does, with the terminal as it was before the question.
+    fn interrupt(&mut self) -> io::Result<()> {
+        self.is_done = true;
+        let _gone = self.writer.try_write(b"\n");
+        tcsetattr(self.reader.as_fd(), OptionalActions::Flush, &self.settings)?;
+        Ok(kill_current_process_group(Signal::INT)?)
     }
 }
 

@@ -28,6 +28,8 @@ pub struct Details {
     pub platform_name: String,
     /// Such as `24.04`.
     pub platform_version: String,
+    /// Version of the agent, as the list tells it; none leaves it to what the agent says.
+    pub agent_version: Option<String>,
     /// Private address.
     pub address: IpAddr,
     /// Private DNS name, in EC2.
@@ -47,6 +49,7 @@ impl Default for Details {
             platform_type: None,
             platform_name: "ssmshim emulator".into(),
             platform_version: env!("CARGO_PKG_VERSION").into(),
+            agent_version: None,
             address: Ipv4Addr::LOCALHOST.into(),
             dns_name: None,
             state: "running".into(),

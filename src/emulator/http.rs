@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::CONTENT_TYPE;
+use hyper::header::{CONTENT_TYPE, DATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -133,7 +133,13 @@ async fn connection(hub: Arc<Hub>, stream: TcpStream, permit: Permit) -> Result<
     let service = service_fn(move |mut request: Request<Incoming>| {
         request.extensions_mut().insert(Permit::clone(&permit));
         let hub = Arc::clone(&hub);
-        async move { Ok::<_, Infallible>(route(&hub, request).await) }
+        async move {
+            let mut response = route(&hub, request).await;
+            if let Some(date) = api::date(&hub.faults) {
+                response.headers_mut().insert(DATE, date);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -155,6 +161,8 @@ async fn route(hub: &Arc<Hub>, request: Request<Incoming>) -> Response<Full<Byte
     }
     if request.uri().path().starts_with("/v1/") {
         gateway::handle(hub, request).await
+    } else if api::identity::is_meant(&request) {
+        api::identity::handle(hub, request).await
     } else if request.uri().path() == "/" && request.method() == Method::POST {
         api::handle(hub, request).await
     } else {

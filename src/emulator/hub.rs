@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use super::fault::Board;
 use super::frame;
+use super::issued::Issued;
 use super::node::Node;
 use super::pushed_keys::PushedKeys;
 use super::session::{EndedBy, Request, Session};
@@ -45,6 +46,8 @@ pub(crate) struct Hub {
     sessions: Mutex<Sessions>,
     idle_timeout: Duration,
     pub(crate) pushed_keys: PushedKeys,
+    /// Credentials that were given out.
+    pub(crate) issued: Issued,
     /// Every task of the emulator but those of the sessions.
     pub(crate) tasks: TaskTracker,
     /// One task a session: the one that ends it.
@@ -91,6 +94,7 @@ impl Hub {
             sessions: Mutex::default(),
             idle_timeout,
             pushed_keys: PushedKeys::default(),
+            issued: Issued::default(),
             tasks: TaskTracker::new(),
             session_tasks: TaskTracker::new(),
             closing: CancellationToken::new(),

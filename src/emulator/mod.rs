@@ -11,6 +11,7 @@
 //! # Parts
 //!
 //! - `http`: the port; `api`: AWS JSON 1.1; `documents`: what StartSession may ask for.
+//! - `issued`: credentials that were given out.
 //! - `hub`, `session`, `node`: the service's memory, with a task for each session that sees it to
 //!   its end.
 //! - `gateway`: WebSockets. It passes messages between the two ends of a session as they are, and
@@ -27,10 +28,14 @@
 //! Any credentials are accepted, except an access key id or session token that contains `EXPIRED`
 //! (answered with ExpiredTokenException) or `DENIED` (AccessDeniedException), and requests without
 //! an `Authorization` header (UnrecognizedClientException). A session token that contains
-//! `DENY.Operation`, `EXPIRE.Operation` or `THROTTLE.Operation` is refused for that operation alone.
+//! `DENY.Operation`, `EXPIRE.Operation` or `THROTTLE.Operation` is refused for that operation alone;
+//! `OpenDataChannel` is the one of the gateway, which answers a client's WebSocket with 403 then.
 //!
-//! Beside Systems Manager, DescribeInstances of EC2, SendSSHPublicKey of EC2 Instance Connect and
-//! GetCallerIdentity of STS are answered: set `AWS_ENDPOINT_URL` for all of them.
+//! Beside Systems Manager, DescribeInstances of EC2, SendSSHPublicKey of EC2 Instance Connect, GetCallerIdentity,
+//! AssumeRole and AssumeRoleWithWebIdentity of STS, GetRoleCredentials of SSO and CreateToken of SSO OIDC are answered:
+//! set `AWS_ENDPOINT_URL` for all of them. Credentials given out here are good for their time only, and with their
+//! token. Every MFA device shows the same code ([`Issuing`]). A role whose name contains `DENIED` is given to nobody,
+//! one whose name contains `mfa` to nobody without a code.
 //!
 //! # What is not emulated yet
 //!
@@ -46,6 +51,7 @@ mod frame;
 mod gateway;
 mod http;
 mod hub;
+mod issued;
 mod node;
 mod pushed_keys;
 mod session;
@@ -65,6 +71,7 @@ pub use agent::{AgentVersion, VersionError};
 pub use error::Error;
 pub use fault::Faults;
 pub use fleet::Details;
+pub use issued::Issuing;
 pub use session::Peer;
 
 use fault::{Board, Plan};
@@ -96,6 +103,8 @@ pub struct Options {
     /// Between pings of the embedded agents. Without an answer for so long and 6 s more they open
     /// another socket. The real agent's is 54 s.
     pub agent_ping: Duration,
+    /// How STS and SSO give credentials out.
+    pub issuing: Issuing,
     /// What goes wrong from the start. Without a seed there is a random one.
     pub faults: Plan,
     /// Where keys pushed by SendSSHPublicKey are kept for their minute, one file of authorized keys
@@ -115,6 +124,7 @@ impl Default for Options {
             port_map: BTreeMap::new(),
             idle_timeout: Duration::from_secs(20 * 60),
             agent_ping: Duration::from_secs(54),
+            issuing: Issuing::default(),
             faults: Plan::default(),
             pushed_keys: None,
         }
@@ -195,6 +205,7 @@ impl Emulator {
         let nodes = options.instances.iter().cloned().map(Node::new).collect();
         let board = Arc::new(Board::new(options.faults.seed.unwrap_or_else(rand::random)));
         let hub = Hub::new(addr, nodes, options.idle_timeout, Arc::clone(&board));
+        hub.issued.settle(options.issuing);
         if let Some(directory) = options.pushed_keys {
             hub.pushed_keys.keep_in(directory);
         }

@@ -18,14 +18,14 @@ use super::stream::{Stream, Tcp};
 use super::{http_connect, socks, tcp, tls};
 
 /// For the connection to a destination or to its proxy, TLS included.
-const CONNECT_LIMIT: Duration = Duration::from_secs(6);
+pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(6);
 /// For a proxy to do the same on our behalf.
-const TUNNEL_LIMIT: Duration = Duration::from_secs(6);
+pub(super) const TUNNEL_LIMIT: Duration = Duration::from_secs(6);
 
 /// Opens connections, through a proxy where the environment asks for one. The default knows of no proxy.
 #[derive(Debug, Default)]
 pub struct Dialler {
-    proxies: Proxies,
+    pub(super) proxies: Proxies,
     /// Certificates that are trusted besides the system's.
     bundle: OnceLock<PathBuf>,
     /// Made at the first use: reading the system's certificates takes a while.
@@ -134,7 +134,7 @@ impl Dialler {
     }
 
     /// Speaks TLS with `to` over `stream`.
-    async fn secure(&self, stream: Stream, to: &Destination) -> Result<Stream, Error> {
+    pub(super) async fn secure(&self, stream: Stream, to: &Destination) -> Result<Stream, Error> {
         let name = ServerName::try_from(to.host().to_owned())
             .map_err(|_| Error::InvalidHost(to.host().to_owned()))?;
         let load = || tls::config(self.bundle.get().cloned());

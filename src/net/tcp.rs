@@ -16,7 +16,16 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_secs(2);
 /// The error of the last address, or of the name's resolution.
 pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
     let addresses = lookup_host((host, port)).await?;
-    connect_any(&interleave(addresses.collect()), ADDRESS_TIMEOUT).await
+    let addresses: Vec<_> = addresses.collect();
+    connect_in_turns(&addresses).await
+}
+
+/// Connects to the first of `addresses` that answers; the two families take turns.
+///
+/// # Errors
+/// The error of the last address.
+pub(super) async fn connect_in_turns(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    connect_any(&interleave(addresses.to_vec()), ADDRESS_TIMEOUT).await
 }
 
 async fn connect_any(addresses: &[SocketAddr], limit: Duration) -> io::Result<TcpStream> {

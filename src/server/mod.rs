@@ -48,6 +48,11 @@ pub struct ListenError {
 }
 
 impl ListenError {
+    /// `source` came of an attempt to listen on `address`.
+    pub(crate) fn new(address: SocketAddr, source: std::io::Error) -> Self {
+        Self { address, source }
+    }
+
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         let port = self.address.port();

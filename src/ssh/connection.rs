@@ -73,6 +73,7 @@ pub struct Connection<IO> {
     pub(super) user: String,
     pub(super) banners: Vec<String>,
     pub(super) took_person: bool,
+    pub(super) accepted: String,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
@@ -94,12 +95,18 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             user: String::new(),
             banners: Vec::new(),
             took_person: false,
+            accepted: String::new(),
         }
     }
 
     /// The name that the client logged in with.
     pub fn user(&self) -> &str {
         &self.user
+    }
+
+    /// The authentication method, and which key, that the server has accepted. Empty on a server.
+    pub fn accepted(&self) -> &str {
+        &self.accepted
     }
 
     /// Whether somebody did something for the login that they would have to do again for another
@@ -370,7 +377,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 reason: farewell.reason,
                 description: farewell.description.clone(),
             },
-            None => Error::ConnectionLost { phase },
+            None => self.lost(),
+        }
+    }
+
+    /// What it means that the other end went away without a word, or with words that are not SSH's.
+    fn lost(&self) -> Error {
+        match self.transport.preamble() {
+            Some(said) => Error::TurnedAway { said },
+            None => Error::ConnectionLost { phase: self.phase },
         }
     }
 
@@ -477,7 +492,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         if self.phase == Phase::Connection && !self.transport.is_within_packet() {
             return self.end(None);
         }
-        self.end(Some(Error::ConnectionLost { phase: self.phase }))
+        self.end(Some(self.lost()))
     }
 
     fn end(&mut self, failure: Option<Error>) -> Result<Option<Event>, Error> {

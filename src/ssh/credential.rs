@@ -206,6 +206,12 @@ pub trait Authorize: Send + Sync {
 
     /// Has `key` accepted for `user`; false when that is not possible, of which somebody has been told.
     fn authorize<'a>(&'a self, user: &'a str, key: &'a PublicKey) -> Authorized<'a>;
+
+    /// Has a person asked for what it takes to authorize, if it takes one. Called before, but only while somebody waits
+    /// for the login.
+    fn prepare(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 }
 
 /// The answer of an [`Authorize`].

@@ -59,6 +59,13 @@ pub enum Error {
         /// Its words, free of control characters.
         description: String,
     },
+    /// The other end said something, and was gone before it spoke SSH: it is no SSH server, or one that has enough
+    /// clients.
+    #[error("the other end closed the connection before SSH began, it said: {said}")]
+    TurnedAway {
+        /// At most 80 printable characters.
+        said: String,
+    },
     /// The other end went away in the middle of `phase`.
     #[error("connection closed during {phase}")]
     ConnectionLost {
@@ -103,6 +110,11 @@ impl Error {
             | Self::Transport(transport::Error::NotSsh { .. }) => {
                 Some("check that an SSH server listens on that port of the target".to_owned())
             }
+            Self::TurnedAway { .. } => Some(
+                "check that an SSH server listens on that port of the target, and that it does not turn \
+                 connections away (MaxStartups, PerSourcePenalties)"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

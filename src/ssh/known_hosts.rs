@@ -60,6 +60,13 @@ impl KnownHosts {
         }
     }
 
+    /// The same host, judged in another mode.
+    #[must_use]
+    pub fn in_mode(mut self, mode: Mode) -> Self {
+        self.mode = mode;
+        self
+    }
+
     /// Another name of the same host, such as an alias. One that a line cannot hold is looked up all
     /// the same, and not written.
     #[must_use]

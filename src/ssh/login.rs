@@ -248,6 +248,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
         wallet.succeeded();
         self.took_person = wallet.took_person();
+        self.accepted = core.accepted_by().unwrap_or_default().to_owned();
         config.user.clone_into(&mut self.user);
         self.transport().authenticated();
         self.enter(Phase::Connection);
@@ -331,6 +332,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 return error;
             }
             Error::Refused { .. }
+            | Error::TurnedAway { .. }
             | Error::ConnectionLost { .. }
             | Error::Io { .. }
             | Error::Ended => return error,

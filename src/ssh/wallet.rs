@@ -310,6 +310,9 @@ impl Wallet {
                 sign(&key, algorithm, data).ok_or(Outcome::Declined)
             }
             Some(Secret::Ephemeral { key, authorize }) => {
+                if let Some(attendance) = &self.attendance {
+                    attendance.while_asking(authorize.prepare()).await;
+                }
                 let is_accepted = authorize.authorize(&self.user, key.public_key()).await;
                 let signature = is_accepted.then(|| sign(key, algorithm, data));
                 signature.flatten().ok_or(Outcome::Declined)

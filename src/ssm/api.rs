@@ -7,26 +7,29 @@
 mod error;
 mod setup;
 mod starts;
+mod unavailable;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
-use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_sdk_ssm::Client;
+use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_ssm::types::SessionState;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::time::timeout;
 
-pub(crate) use self::error::retry_after;
 pub use self::error::{Error, Operation};
+pub(crate) use self::error::{blames_network, retry_after};
 pub(crate) use self::setup::{CALL_TIMEOUT, configured_endpoint, timeouts};
 use self::setup::{api_host, ca_bundle};
 use self::starts::Starts;
+pub use self::unavailable::{Prepare, Prepared, Unavailable};
 use super::secret::Secret;
 use super::websocket::{Caller, Gateways};
 use crate::net::{Destination, Dialler, HttpClient};
@@ -62,6 +65,7 @@ pub struct Ssm {
     config: Arc<SdkConfig>,
     client: Client,
     credentials: SharedCredentialsProvider,
+    preparation: Option<Arc<dyn Prepare>>,
     region: String,
     dialler: Arc<Dialler>,
     gateways: Gateways,
@@ -89,6 +93,32 @@ impl Ssm {
         Self::with_dialler(loader.load().await, dialler)
     }
 
+    /// As [`from_loader`](Self::from_loader), with the credentials of what `source` makes of the configuration,
+    /// which is asked at each call.
+    ///
+    /// # Errors
+    /// As [`from_env`](Self::from_env).
+    pub async fn from_source<S>(
+        loader: aws_config::ConfigLoader,
+        source: impl FnOnce(&SdkConfig) -> S,
+    ) -> Result<Self, Error>
+    where
+        S: ProvideCredentials + Prepare + Clone + 'static,
+    {
+        let dialler = Arc::new(Dialler::from_env());
+        let loader = loader.http_client(HttpClient::new(Arc::clone(&dialler)));
+        let config = loader.no_credentials().load().await;
+        let source = source(&config);
+        let config = config
+            .into_builder()
+            .credentials_provider(SharedCredentialsProvider::new(source.clone()))
+            .identity_cache(IdentityCache::no_cache())
+            .build();
+        let mut ssm = Self::with_dialler(config, dialler)?;
+        ssm.preparation = Some(Arc::new(source));
+        Ok(ssm)
+    }
+
     /// Sets up from `config`; its time-outs and retries are replaced by ours, and so is a lacking HTTP
     /// client.
     ///
@@ -104,7 +134,9 @@ impl Ssm {
     }
 
     fn with_dialler(config: SdkConfig, dialler: Arc<Dialler>) -> Result<Self, Error> {
-        let region = config.region().ok_or(Error::MissingRegion)?.to_string();
+        // A variable that is set to nothing names none.
+        let region = config.region().filter(|region| !region.as_ref().is_empty());
+        let region = region.ok_or(Error::MissingRegion)?.to_string();
         if let Some(bundle) = ca_bundle(&config) {
             dialler.trust(bundle.into());
         }
@@ -117,6 +149,7 @@ impl Ssm {
             credentials: config
                 .credentials_provider()
                 .ok_or_else(|| Error::CredentialsMissing("no provider is configured".into()))?,
+            preparation: None,
             region,
             dialler,
             gateways: Gateways {
@@ -155,9 +188,43 @@ impl Ssm {
         &self.config
     }
 
+    /// The way out that calls and WebSockets take.
+    pub(crate) fn dialler(&self) -> &Dialler {
+        &self.dialler
+    }
+
+    /// Whether the configuration names an endpoint, so that the region is no part of the host's name.
+    pub(crate) fn has_own_endpoint(&self) -> bool {
+        self.gateways.api_host.is_some()
+    }
+
     /// The region that calls go to and that WebSockets are signed for.
     pub fn region(&self) -> &str {
         &self.region
+    }
+
+    /// Waits until there are credentials, and has a person asked where that takes one.
+    ///
+    /// To be called before the clock of anything runs that calls; [`start_session`](Self::start_session) does it
+    /// itself.
+    ///
+    /// # Errors
+    /// Why there are none.
+    pub async fn prepare(&self) -> Result<(), Error> {
+        match &self.preparation {
+            Some(preparation) => preparation.prepare().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Draws the conclusions from `error`: credentials that have expired are not used again.
+    pub(crate) fn concluded(&self, error: Error) -> Error {
+        match (&error, &self.preparation) {
+            (Error::CredentialsExpired(_), Some(preparation)) => {
+                error.renewed_by(preparation.expire())
+            }
+            _ => error,
+        }
     }
 
     /// The credentials of this moment, for signing a WebSocket.
@@ -166,7 +233,8 @@ impl Ssm {
     /// it has none now is a failure to wait out, not a reason to go on unsigned.
     ///
     /// # Errors
-    /// [`Error::CredentialsMissing`] or [`Error::CredentialsFailed`], within 10 s in any case.
+    /// [`Error::Credentials`], [`Error::CredentialsMissing`], [`Error::CredentialsFailed`] or [`Error::Network`],
+    /// within 10 s in any case.
     pub async fn credentials(&self) -> Result<Credentials, Error> {
         self.credentials_within(CREDENTIALS_TIMEOUT).await
     }
@@ -174,10 +242,7 @@ impl Ssm {
     async fn credentials_within(&self, limit: Duration) -> Result<Credentials, Error> {
         match timeout(limit, self.credentials.provide_credentials()).await {
             Ok(Ok(credentials)) => Ok(credentials),
-            Ok(Err(error @ CredentialsError::CredentialsNotLoaded(_))) => {
-                Err(Error::CredentialsMissing(error.into()))
-            }
-            Ok(Err(error)) => Err(Error::CredentialsFailed(error.into())),
+            Ok(Err(error)) => Err(error.into()),
             Err(elapsed) => Err(Error::CredentialsFailed(elapsed.into())),
         }
     }
@@ -195,6 +260,7 @@ impl Ssm {
         parameters: &[(String, String)],
         reason: Option<&str>,
     ) -> Result<Ticket, Error> {
+        self.prepare().await?;
         let _turn = self.starts.turn(target).await;
         let parameters: HashMap<String, Vec<String>> = parameters
             .iter()
@@ -209,7 +275,7 @@ impl Ssm {
             .set_reason(reason.map(str::to_owned))
             .send()
             .await
-            .map_err(|error| Error::classify(Operation::Start, error))?;
+            .map_err(|error| self.classify(Operation::Start, error))?;
         let missing = |field| Error::Incomplete {
             operation: Operation::Start,
             field,
@@ -221,7 +287,8 @@ impl Ssm {
         })
     }
 
-    /// Asks for a new WebSocket of a session; `stream_url` is used again when none is given.
+    /// Asks for a new WebSocket of a session; `stream_url` is used again when none is given. Asks nobody for
+    /// credentials: see [`prepare`](Self::prepare).
     ///
     /// # Errors
     /// [`Error::SessionGone`] also when the answer has no token, which means the same.
@@ -236,7 +303,7 @@ impl Ssm {
             .session_id(session_id)
             .send()
             .await
-            .map_err(|error| Error::classify(Operation::Resume, error))?;
+            .map_err(|error| self.classify(Operation::Resume, error))?;
         let token = answer.token_value.filter(|token| !token.is_empty());
         let stream_url = match answer.stream_url.filter(|url| !url.is_empty()) {
             Some(url) => Secret::new(url),
@@ -294,6 +361,14 @@ impl Ssm {
             }
         }
         Ok(found)
+    }
+
+    /// Sorts an error of the SDK, and draws the conclusions.
+    pub(crate) fn classify<E>(&self, operation: Operation, error: SdkError<E>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        self.concluded(Error::classify(operation, error))
     }
 }
 

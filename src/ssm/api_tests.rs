@@ -9,6 +9,8 @@ use tokio::sync::Mutex;
 use aws_config::Region;
 use aws_config::identity::IdentityCache;
 
+use aws_credential_types::provider::error::CredentialsError;
+
 use super::*;
 use crate::net;
 use crate::ssm::Disposition;

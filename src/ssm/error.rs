@@ -32,7 +32,11 @@ pub enum Error {
     #[error("handshake with the agent failed")]
     Handshake(#[from] handshake::Error),
     /// The agent did not begin or finish the handshake, in any of several SSM sessions.
-    #[error("the agent did not answer within {} s, {attempts} times", deadline.as_secs())]
+    #[error(
+        "the agent did not answer within {} s{}",
+        deadline.as_secs(),
+        if *attempts > 1 { format!(", {attempts} times") } else { String::new() }
+    )]
     HandshakeTimeout {
         /// How many SSM sessions were tried.
         attempts: u32,
@@ -93,7 +97,7 @@ impl Error {
     }
 
     /// What a person can do about it, if anything is known.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         match self {
             Self::Api(error) => error.hint(),
             Self::WebSocket(error) => error.hint(),

@@ -169,7 +169,7 @@ pub enum SessionEvent {
         /// What went wrong.
         error: String,
         /// What a person can do about it.
-        hint: Option<&'static str>,
+        hint: Option<String>,
     },
     /// A new socket carries the session on.
     Resumed {

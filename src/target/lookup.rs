@@ -28,6 +28,9 @@ const IDS: usize = 200;
 /// # Errors
 /// Why there is no such machine, or none that can be reached now.
 pub async fn resolve(aws: &Aws, wanted: &str) -> Result<Machine, Error> {
+    // A person who is asked for credentials takes longer than the calls below may. That there are none is told by
+    // whatever call needs them first.
+    let _told_later = aws.prepare().await;
     let selector = Selector::parse(wanted);
     let lookup = Lookup {
         aws,

@@ -60,7 +60,7 @@ impl Error {
     pub(super) fn start(target: &str, source: ssm::Error) -> Self {
         let target = target.to_owned();
         match &source {
-            ssm::Error::Closed(text) if text.contains("Plugin with name Port not found") => {
+            ssm::Error::Closed(text) if text.contains("Plugin with name Port is not supported") => {
                 Self::AgentTooOld { target }
             }
             _ => Self::Session { target, source },

@@ -66,7 +66,7 @@ pub enum Event {
         /// What went wrong.
         error: String,
         /// What a person can do about it.
-        hint: Option<&'static str>,
+        hint: Option<String>,
     },
     /// Streams make progress again.
     Resumed,
@@ -114,8 +114,24 @@ impl Tunnel {
     /// # Errors
     /// [`Error::Session`] or [`Error::AgentTooOld`].
     pub async fn dial(options: &Options) -> Result<Self, Error> {
+        Self::dial_as(options, options.session()).await
+    }
+
+    /// As [`Tunnel::dial`], with one SSM session only: an agent that does not answer in it is not tried again.
+    ///
+    /// # Errors
+    /// As [`Tunnel::dial`].
+    pub async fn dial_once(options: &Options) -> Result<Self, Error> {
+        let once = ssm::Options {
+            handshake_attempts: 1,
+            ..options.session()
+        };
+        Self::dial_as(options, once).await
+    }
+
+    async fn dial_as(options: &Options, session_options: ssm::Options) -> Result<Self, Error> {
         let request = StartRequest::port_forwarding(&options.target, options.port);
-        let (session, stream) = SsmSession::start(options.ssm.clone(), request, options.session())
+        let (session, stream) = SsmSession::start(options.ssm.clone(), request, session_options)
             .await
             .map_err(|source| Error::start(&options.target, source))?;
         let session_id = session.id().to_owned();
@@ -170,6 +186,14 @@ impl Tunnel {
         match &self.carrier {
             Carrier::Multiplexed { session, .. } => session.status().round_trip,
             Carrier::Single(single) => single.round_trip(),
+        }
+    }
+
+    /// The agent's version, if it has told one.
+    pub fn agent_version(&self) -> Option<&str> {
+        match &self.carrier {
+            Carrier::Multiplexed { session, .. } => session.established().peer_version.as_deref(),
+            Carrier::Single(single) => Some(single.version()),
         }
     }
 

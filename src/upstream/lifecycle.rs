@@ -43,10 +43,7 @@ pub(super) enum Event<T> {
     /// The link of the tunnel is lost, and the SSM session being resumed.
     LinkLost { reason: String },
     /// An attempt to resume has failed.
-    ResumeFailed {
-        error: String,
-        hint: Option<&'static str>,
-    },
+    ResumeFailed { error: String, hint: Option<String> },
     /// There is a link again.
     LinkResumed,
     /// There is a link, but the agent owes an answer since then.
@@ -272,7 +269,7 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
         self.lose(now, reason, true);
     }
 
-    fn on_resume_failed(&mut self, error: String, hint: Option<&'static str>) {
+    fn on_resume_failed(&mut self, error: String, hint: Option<String>) {
         let Stage::Resuming { failures, .. } = &mut self.stage else {
             return;
         };
@@ -280,7 +277,7 @@ impl<T: Clone, R: Rng> Lifecycle<T, R> {
         self.has_moved = true;
         if let Some(outage) = &mut self.outage {
             outage.last_error = Some(error.clone());
-            outage.hint = hint.map(str::to_owned);
+            outage.hint.clone_from(&hint);
         }
         self.news.push_back(News::Retrying {
             attempt: *failures,

@@ -36,7 +36,7 @@ impl Login {
     ///
     /// # Errors
     /// Why there is no transport: no sshd, a wrong key, or the tunnel went away.
-    pub(super) async fn run(
+    pub(crate) async fn run(
         &self,
         tunnel: &Tunnel,
         attendance: Option<Attendance>,

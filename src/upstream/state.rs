@@ -90,7 +90,7 @@ pub enum News {
         /// What went wrong.
         error: String,
         /// What a person can do about it.
-        hint: Option<&'static str>,
+        hint: Option<String>,
     },
     /// Everything goes on where it was.
     Resumed {

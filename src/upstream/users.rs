@@ -49,7 +49,7 @@ impl Users {
     }
 
     /// In the order in which they are tried: the one accepted last, then the others. Never empty.
-    pub(super) fn in_order(&self) -> Vec<&str> {
+    pub(crate) fn in_order(&self) -> Vec<&str> {
         let accepted = self.accepted.load(Ordering::Relaxed);
         let mut order: Vec<(usize, &str)> =
             (0..).zip(self.names.iter().map(String::as_str)).collect();

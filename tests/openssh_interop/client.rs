@@ -370,8 +370,10 @@ async fn a_port_without_sshd_is_said() {
 
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let cases: [(&[u8], &str); 3] = [
+    let cases: [(&[u8], &str); 4] = [
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak SSH"),
+        // As an sshd says it that has enough clients.
+        (b"Exceeded MaxStartups\r\n", "it said: Exceeded MaxStartups"),
         (b"", "connection closed during the SSH key exchange"),
         (
             b"SSH-2.0-x\r\n",

@@ -1,13 +1,14 @@
 //! `ssmshim emulator`: the local Session Manager alone.
 
 use std::path::Path;
+use std::time::Duration;
 
 use super::super::args::EmulatorArgs;
 use super::super::exit::Exit;
 use super::super::output::{Event, Output};
 use super::signals::Signals;
 use super::{fail, finish};
-use crate::emulator::{Emulator, Error, Instance, Options};
+use crate::emulator::{Emulator, Error, Instance, Issuing, Options};
 use crate::report::one_line;
 
 /// Runs until a signal comes.
@@ -17,6 +18,10 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
         agent_version: arguments.agent_version,
         pacing: arguments.emulated.pacing.into(),
         resend: arguments.emulated.resend(),
+        issuing: Issuing {
+            lifetime: arguments.credential_lifetime.map(Duration::from_secs),
+            mfa_code: arguments.mfa_code,
+        },
         faults: arguments.faults.plan(),
         pushed_keys: arguments.pushed_keys,
         ..Options::default()

@@ -2,6 +2,7 @@
 
 mod choose;
 pub(super) mod demo;
+pub(super) mod doctor;
 pub(super) mod emulator;
 mod news;
 pub(super) mod serve;

@@ -145,10 +145,10 @@ impl Teller {
                         target,
                         attempt: *attempt,
                         error,
-                        hint: *hint,
+                        hint: hint.as_deref(),
                     });
                     let text = format!("{}not resumed yet: {error}", voice.heading);
-                    output.warn(&text, *hint);
+                    output.warn(&text, hint.as_deref());
                 }
             }
             News::Resumed { gap, attempts } => {

@@ -51,7 +51,7 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
     finish(exit, daemon.shutdown(), &mut signals).await
 }
 
-fn overrides(arguments: ServeArgs) -> Overrides {
+pub(super) fn overrides(arguments: ServeArgs) -> Overrides {
     Overrides {
         values: File {
             target: arguments.target,

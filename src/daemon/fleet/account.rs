@@ -75,7 +75,7 @@ impl Accounts {
 }
 
 /// Where the sessions of `ssm` are.
-fn place(config: &Serve, ssm: &Ssm) -> Place {
+pub(in crate::daemon) fn place(config: &Serve, ssm: &Ssm) -> Place {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
     Place {
         region: ssm.region().to_owned(),
@@ -85,7 +85,7 @@ fn place(config: &Serve, ssm: &Ssm) -> Place {
 }
 
 /// A journal of the sessions at `place`, if one can be kept.
-fn journal(place: Place) -> Option<Arc<Journal>> {
+pub(in crate::daemon) fn journal(place: Place) -> Option<Arc<Journal>> {
     let directory = config::state_directory().ok()?.join("sessions");
     match Journal::begin(&directory, place) {
         Ok(journal) => Some(Arc::new(journal)),

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use self::account::Accounts;
+pub(super) use self::account::{journal, place};
 pub use self::error::Error;
 use self::finder::{Finder, Found, link_key};
 use self::members::{LinkKey, LoginKey, Members, NoRoom, Plan};
@@ -282,7 +283,7 @@ impl Ways {
 }
 
 /// Who to log in as on `machine`: who is configured, or who its platform suggests.
-fn users(config: &Serve, machine: &Machine) -> Users {
+pub(super) fn users(config: &Serve, machine: &Machine) -> Users {
     match &config.user {
         Some(user) => Users::new(user, []),
         None => {

@@ -87,7 +87,8 @@ async fn serve(task: Task, instance_id: &str, settings: &Settings) -> Outcome {
     let ways = settings.version.ways();
     if ways.port == Port::Unknown {
         // In the real one's words.
-        let text = "Plugin with name Port not found. Step name: Port";
+        let text = "Plugin with name Port is not supported by this version of ssm agent, please update to latest version. \
+                    Step name: Port";
         return Outcome::new(Status::Failed, text);
     }
     let dial = match Dial::resolve(&task.properties, settings).await {

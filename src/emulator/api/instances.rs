@@ -110,7 +110,8 @@ fn information(node: &Node) -> Value {
         "SourceId": node.instance.id,
     });
     if let Some(agent) = agent {
-        information["AgentVersion"] = agent.version.into();
+        let told = node.instance.details.agent_version.clone();
+        information["AgentVersion"] = told.unwrap_or(agent.version).into();
         information["PlatformType"] = platform_type(node, &agent.platform).into();
         let seen = if node.is_online() {
             SystemTime::now()

@@ -1,6 +1,8 @@
 //! The AWS API: JSON 1.1 over `POST /`, as far as Session Manager needs it.
 
+mod clock;
 mod error;
+pub(super) mod identity;
 mod instances;
 mod neighbours;
 mod sessions;
@@ -18,6 +20,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use uuid::Uuid;
 
+pub(crate) use clock::date;
 pub(crate) use error::{ApiError, Kind};
 
 use super::http::BODY_LIMIT;
@@ -111,7 +114,10 @@ fn admit(hub: &Hub, headers: &HeaderMap, operation: &str) -> Result<Admitted, Ap
             "The security token included in the request is invalid.",
         ));
     }
+    clock::check(headers, clock::now(&hub.faults))?;
     check_knobs(headers)?;
+    let caller = identity::caller(hub, headers)?;
+    tracing::debug!(operation, caller, "called");
     check_operation(headers, operation)?;
     match hub.faults.on_call(operation, access_key(headers)) {
         None => Ok(Admitted::Fully),
@@ -172,7 +178,7 @@ pub(crate) fn check_knobs(headers: &HeaderMap) -> Result<(), ApiError> {
 }
 
 /// Refuses what the session token asks to be refused for `operation`, as in `DENY.StartSession`.
-fn check_operation(headers: &HeaderMap, operation: &str) -> Result<(), ApiError> {
+pub(crate) fn check_operation(headers: &HeaderMap, operation: &str) -> Result<(), ApiError> {
     let token = headers.get("x-amz-security-token");
     let token = token.and_then(|token| token.to_str().ok());
     let words: Vec<_> = token.unwrap_or_default().split(',').collect();

@@ -1,6 +1,5 @@
 //! The services beside Systems Manager, as far as reaching a machine needs them: DescribeInstances of
-//! EC2, GetCallerIdentity of STS (a form asks, XML answers), SendSSHPublicKey of EC2 Instance Connect
-//! (JSON 1.1).
+//! EC2, STS (a form asks, XML answers; see `identity`), SendSSHPublicKey of EC2 Instance Connect (JSON 1.1).
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -16,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 use uuid::Uuid;
 
-use super::{ApiError, JSON, Kind, admit, page, parse};
+use super::{ApiError, JSON, Kind, admit, identity, page, parse};
 use crate::emulator::Instance;
 use crate::emulator::http::BODY_LIMIT;
 use crate::emulator::hub::Hub;
@@ -29,7 +28,7 @@ const SEND_KEY: &str = "AWSEC2InstanceConnectService.SendSSHPublicKey";
 const KEY_VALIDITY: Duration = Duration::from_secs(60);
 
 /// The emulated account.
-const ACCOUNT: &str = "000000000000";
+pub(super) const ACCOUNT: &str = "000000000000";
 
 /// Whether the request is for one of these services.
 pub(super) fn is_meant(headers: &HeaderMap) -> bool {
@@ -153,12 +152,19 @@ fn query(hub: &Arc<Hub>, headers: &HeaderMap, body: &[u8]) -> Response<Full<Byte
     let form = Form::read(body);
     let action = form.get("Action").unwrap_or_default();
     let service = match action {
-        "GetCallerIdentity" => Service::Sts,
+        "GetCallerIdentity" | "AssumeRole" | "AssumeRoleWithWebIdentity" => Service::Sts,
         _ => Service::Ec2,
     };
-    let answer = admit(hub, headers, action).and_then(|_| match action {
+    let admitted = match action {
+        // Nobody signs it.
+        "AssumeRoleWithWebIdentity" => Ok(()),
+        _ => admit(hub, headers, action).map(drop),
+    };
+    let answer = admitted.and_then(|()| match action {
         "DescribeInstances" => describe_instances(hub, &form),
-        "GetCallerIdentity" => Ok(caller_identity()),
+        "GetCallerIdentity" => identity::caller_identity(hub, headers),
+        "AssumeRole" => identity::assume_role(hub, headers, &form),
+        "AssumeRoleWithWebIdentity" => identity::assume_role_with_web_identity(hub, &form),
         _ => Err(ApiError::new(
             Kind::UnknownOperation,
             format!("{action} is not emulated"),
@@ -188,7 +194,10 @@ impl Service {
             (Kind::UnrecognizedClient, Self::Sts) => {
                 (StatusCode::FORBIDDEN, "InvalidClientTokenId")
             }
+            (Kind::InvalidSignature, Self::Ec2) => (StatusCode::BAD_REQUEST, "RequestExpired"),
+            (Kind::InvalidSignature, Self::Sts) => (StatusCode::FORBIDDEN, "SignatureDoesNotMatch"),
             (Kind::InternalServer, _) => (error.status(), "InternalFailure"),
+            (Kind::Validation, Self::Sts) => (StatusCode::BAD_REQUEST, "ValidationError"),
             (Kind::UnknownOperation, _) => (StatusCode::BAD_REQUEST, "InvalidAction"),
             _ => (StatusCode::BAD_REQUEST, "InvalidParameterValue"),
         };
@@ -207,16 +216,6 @@ impl Service {
         };
         error.respond(status, text)
     }
-}
-
-fn caller_identity() -> String {
-    format!(
-        "<GetCallerIdentityResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">\
-         <GetCallerIdentityResult><Arn>arn:aws:iam::{ACCOUNT}:user/emulator</Arn>\
-         <UserId>AIDAEMULATOR</UserId><Account>{ACCOUNT}</Account></GetCallerIdentityResult>\
-         <ResponseMetadata><RequestId>{}</RequestId></ResponseMetadata></GetCallerIdentityResponse>",
-        Uuid::new_v4()
-    )
 }
 
 fn describe_instances(hub: &Hub, form: &Form) -> Result<String, ApiError> {
@@ -299,17 +298,17 @@ fn write_instance(text: &mut String, instance: &Instance) {
     );
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;")
         .replace('<', "&lt;")
         .replace('>', "&gt;")
 }
 
 /// The fields of a form, in their order.
-struct Form(Vec<(String, String)>);
+pub(super) struct Form(Vec<(String, String)>);
 
 impl Form {
-    fn read(body: &[u8]) -> Self {
+    pub(super) fn read(body: &[u8]) -> Self {
         let fields = body.split(|byte| *byte == b'&').map(|field| {
             let mut parts = field.splitn(2, |byte| *byte == b'=');
             let mut part = || decode(parts.next().unwrap_or_default());
@@ -318,7 +317,7 @@ impl Form {
         Self(fields.collect())
     }
 
-    fn get(&self, name: &str) -> Option<&str> {
+    pub(super) fn get(&self, name: &str) -> Option<&str> {
         let field = self.0.iter().find(|(known, _)| known == name);
         field.map(|(_, value)| value.as_str())
     }

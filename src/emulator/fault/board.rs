@@ -137,6 +137,17 @@ impl Board {
         refused
     }
 
+    /// How many seconds later it is by the service's clock.
+    pub(crate) fn clock_ahead(&self) -> i32 {
+        let state = self.lock();
+        let mut latest_first = state.standing.iter().rev();
+        let ahead = latest_first.find_map(|standing| match standing.rule.fault {
+            Fault::Clock(clock) => Some(clock.ahead_seconds),
+            _ => None,
+        });
+        ahead.unwrap_or_default()
+    }
+
     /// Waits for an outage of this kind.
     pub(crate) async fn outage(&self, how: Outage) {
         let is_away = |away: &Option<Away>| away.is_some_and(|away| away.how == how);

@@ -23,6 +23,7 @@
 //! {"fault": "api", "answer": {"throttled": {"retry_after": 1}}, "extent": {"ms": 2000}}
 //! {"fault": "gateway", "refusal": {"status": 403}}
 //! {"fault": "expire", "unless_access_key": "AKIAFRESH", "extent": "always"}
+//! {"fault": "clock", "ahead_seconds": 900}               the service's clock, which signatures are judged by
 //! {"fault": "network", "how": "refuse", "ms": 5000}
 //! {"fault": "terminate", "text": "by the administrator"}
 //! {"fault": "agent", "away_ms": 3000}
@@ -240,7 +241,11 @@ impl Faults {
                 self.hub.faults.add(rule);
                 self.brief();
             }
-            rule @ (Fault::Api(_) | Fault::Gateway(_) | Fault::Expire(_) | Fault::Unheard(_)) => {
+            rule @ (Fault::Api(_)
+            | Fault::Gateway(_)
+            | Fault::Expire(_)
+            | Fault::Unheard(_)
+            | Fault::Clock(_)) => {
                 self.hub.faults.add(rule);
             }
         }

@@ -35,6 +35,9 @@ use super::socket;
 /// A WebSocket, server side.
 type Socket = WebSocketStream<TcpStream>;
 
+/// The permission that the signature of a client's upgrade has to have.
+const OPEN_DATA_CHANNEL: &str = "OpenDataChannel";
+
 /// Time for the peer to send its opening text message.
 const OPEN_DEADLINE: Duration = Duration::from_secs(15);
 
@@ -90,10 +93,19 @@ pub(crate) async fn handle(hub: &Arc<Hub>, request: Request<Incoming>) -> Respon
     if let Err(refusal) = api::check_knobs(request.headers()) {
         return text(StatusCode::FORBIDDEN, format!("{}\n", refusal.kind()));
     }
+    if let Err(refusal) = api::identity::caller(hub, request.headers()) {
+        return text(StatusCode::FORBIDDEN, format!("{}\n", refusal.kind()));
+    }
     match *request.method() {
         Method::POST => create(hub, channel, request).await,
         Method::GET => {
-            let refusal = is_of_client(&request)
+            let is_of_client = is_of_client(&request);
+            if is_of_client
+                && let Err(refusal) = api::check_operation(request.headers(), OPEN_DATA_CHANNEL)
+            {
+                return text(StatusCode::FORBIDDEN, format!("{}\n", refusal.kind()));
+            }
+            let refusal = is_of_client
                 .then(|| hub.faults.on_upgrade(api::access_key(request.headers())))
                 .flatten();
             if let Some(Refusal::Status(status)) = refusal {

@@ -1,6 +1,7 @@
 //! User authentication as the client: offers are made in order until the server is content.
 
 use std::collections::VecDeque;
+use std::fmt;
 
 use thiserror::Error;
 
@@ -60,6 +61,16 @@ impl Offer {
             Self::Password { .. } => "password",
             Self::KeyboardInteractive => "keyboard-interactive",
             Self::Unavailable { method, .. } => method,
+        }
+    }
+}
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.method())?;
+        match self {
+            Self::PublicKey { label, .. } => write!(f, " {label}"),
+            _ => Ok(()),
         }
     }
 }
@@ -159,6 +170,8 @@ pub struct Client {
     state: State,
     methods_left: Vec<String>,
     tried: Vec<Attempt>,
+    /// What the server was content with, once it is.
+    accepted_by: Option<String>,
     /// Bytes of banners that may still come.
     banner_budget: usize,
     output: VecDeque<Vec<u8>>,
@@ -207,6 +220,7 @@ impl Client {
             state: State::Service,
             methods_left: Vec::new(),
             tried: Vec::new(),
+            accepted_by: None,
             banner_budget: MAX_TEXT_BYTES,
             output: VecDeque::from([request]),
             events: VecDeque::new(),
@@ -234,6 +248,11 @@ impl Client {
         }
     }
 
+    /// The method, and which key, that the server was content with, once it is.
+    pub fn accepted_by(&self) -> Option<&str> {
+        self.accepted_by.as_deref()
+    }
+
     /// Learns which signature algorithms the server verifies (RFC 8308 §3.1).
     pub fn set_server_sig_algs(&mut self, names: &[String]) {
         self.server_sig_algs = Some(names.to_vec());
@@ -257,6 +276,10 @@ impl Client {
                     ..
                 },
             ) => {
+                self.accepted_by = Some(match self.state {
+                    State::Offering { offer, .. } => self.offers[offer].to_string(),
+                    _ => "none".to_owned(),
+                });
                 self.state = State::Done;
                 self.events.push_back(Event::Authenticated);
                 Ok(())

@@ -128,7 +128,13 @@ impl AuthenticationFailed {
 
     /// What the user may try next.
     pub fn hint(&self) -> String {
-        if self.has(Outcome::Unanswered(Unanswered::NoTerminal)) {
+        // Where keys were refused, that nobody could be asked for a password besides is rarely the cause.
+        let no_terminal = Outcome::Unanswered(Unanswered::NoTerminal);
+        let is_key_of = |outcome| {
+            let mut keys = self.tried.iter().filter(|it| it.method == "publickey");
+            keys.any(|key| key.outcome == outcome)
+        };
+        if self.has(no_terminal) && (is_key_of(no_terminal) || !is_key_of(Outcome::Refused)) {
             return "run ssmshim on a terminal, where it can ask, or let it use a key that needs \
                     no answer: `ssh-add KEY`, and SSH_AUTH_SOCK in its environment"
                 .to_owned();

@@ -463,6 +463,11 @@ impl Transport {
         &self.session_id
     }
 
+    /// What the other end has said so far instead of identifying itself: at most 80 printable characters.
+    pub fn preamble(&self) -> Option<String> {
+        self.version.as_ref()?.seen()
+    }
+
     /// The identification string of the other end, made printable; empty until it came.
     pub fn peer_version(&self) -> &str {
         &self.peer_version_shown

@@ -40,6 +40,13 @@ impl VersionReader {
         }
     }
 
+    /// What the other end has said so far instead of identifying itself, its first line made printable.
+    pub(super) fn seen(&self) -> Option<String> {
+        let unfinished = || Some(printable(&self.line)).filter(|line| !line.is_empty());
+        let first = self.seen.clone().filter(|line| !line.is_empty());
+        first.or_else(unfinished)
+    }
+
     /// Takes from the front of `input`; gives the identification string, without line end, once it is there.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use aws_smithy_runtime_api::http::Headers;
 use thiserror::Error;
 
 use super::super::error::{Disposition, without_full_stop};
+use super::Unavailable;
 use crate::net;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
@@ -35,6 +36,8 @@ pub enum Operation {
     SendKey,
     /// GetCallerIdentity of STS.
     CallerIdentity,
+    /// AssumeRole of STS.
+    AssumeRole,
 }
 
 impl Operation {
@@ -43,7 +46,7 @@ impl Operation {
         match self {
             Self::DescribeInstances => "EC2",
             Self::SendKey => "EC2 Instance Connect",
-            Self::CallerIdentity => "STS",
+            Self::CallerIdentity | Self::AssumeRole => "STS",
             _ => "Systems Manager",
         }
     }
@@ -53,7 +56,7 @@ impl Operation {
         match self {
             Self::DescribeInstances => "AWS_ENDPOINT_URL_EC2",
             Self::SendKey => "AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT",
-            Self::CallerIdentity => "AWS_ENDPOINT_URL_STS",
+            Self::CallerIdentity | Self::AssumeRole => "AWS_ENDPOINT_URL_STS",
             _ => "AWS_ENDPOINT_URL_SSM",
         }
     }
@@ -71,6 +74,7 @@ impl fmt::Display for Operation {
             Self::DescribeInstances => "DescribeInstances",
             Self::SendKey => "SendSSHPublicKey",
             Self::CallerIdentity => "GetCallerIdentity",
+            Self::AssumeRole => "AssumeRole",
         })
     }
 }
@@ -82,6 +86,17 @@ pub enum Error {
     /// No region is configured.
     #[error("no AWS region is configured")]
     MissingRegion,
+    /// There is no such region.
+    #[error("`{region}` is no AWS region")]
+    UnknownRegion {
+        /// What was given.
+        region: String,
+        /// What to do about it, with what may be meant.
+        hint: String,
+    },
+    /// A source of credentials has none; its hint is about that source.
+    #[error(transparent)]
+    Credentials(#[from] Unavailable),
     /// No credentials were found in the whole chain.
     #[error("no AWS credentials found")]
     CredentialsMissing(#[source] BoxError),
@@ -176,6 +191,7 @@ impl Error {
         match self {
             Self::Network(error) if error.is_fatal() => Disposition::Fatal,
             Self::Network(_)
+            | Self::Credentials(_)
             | Self::CredentialsMissing(_)
             | Self::CredentialsFailed(_)
             | Self::CredentialsExpired(_)
@@ -191,9 +207,10 @@ impl Error {
                     _ => Disposition::Fatal,
                 }
             }
-            Self::MissingRegion | Self::InvalidDocument(_) | Self::InvalidRequest(_) => {
-                Disposition::Fatal
-            }
+            Self::MissingRegion
+            | Self::UnknownRegion { .. }
+            | Self::InvalidDocument(_)
+            | Self::InvalidRequest(_) => Disposition::Fatal,
         }
     }
 
@@ -205,7 +222,8 @@ impl Error {
         }
         matches!(
             self,
-            Self::CredentialsMissing(_)
+            Self::Credentials(_)
+                | Self::CredentialsMissing(_)
                 | Self::CredentialsFailed(_)
                 | Self::CredentialsExpired(_)
                 | Self::CredentialsInvalid(_)
@@ -221,16 +239,21 @@ impl Error {
     }
 
     /// What a person can do about it, if anything is known.
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<&str> {
         Some(match self {
             Self::MissingRegion => "pass --region, set AWS_REGION, or set a region in the profile",
+            Self::UnknownRegion { hint, .. } => hint,
+            Self::Credentials(unavailable) => unavailable.hint(),
             Self::CredentialsMissing(_) => {
                 "pass --profile, set AWS_PROFILE, or export AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             }
             Self::CredentialsFailed(_) => {
                 "log in again (aws sso login) and see whether `aws sts get-caller-identity` works"
             }
-            Self::CredentialsExpired(_) => "renew them, for example with `aws sso login`",
+            Self::CredentialsExpired(source) => match source.downcast_ref::<Unavailable>() {
+                Some(unavailable) => unavailable.hint(),
+                None => "renew them, for example with `aws sso login`",
+            },
             Self::CredentialsInvalid(_) => {
                 "check access key, secret, session token and the clock of this computer"
             }
@@ -251,6 +274,9 @@ impl Error {
                      a condition on ec2:osuser that fits, if any; or log in with --identity FILE"
                 }
                 Operation::CallerIdentity => "a policy denies sts:GetCallerIdentity",
+                Operation::AssumeRole => {
+                    "the role's trust policy and the caller's own policies must allow sts:AssumeRole"
+                }
             },
             Self::TargetNotConnected(_) => {
                 "check the id, the region and the account, and that amazon-ssm-agent is running there"
@@ -275,6 +301,18 @@ impl Error {
         })
     }
 
+    /// This error, with `renewal` for a hint if the credentials have expired.
+    #[must_use]
+    pub(super) fn renewed_by(self, renewal: Option<String>) -> Self {
+        match (self, renewal) {
+            (Self::CredentialsExpired(source), Some(renewal)) => {
+                let unavailable = Unavailable::new(source.to_string(), renewal);
+                Self::CredentialsExpired(unavailable.into())
+            }
+            (error, _) => error,
+        }
+    }
+
     /// Sorts an error of the SDK by what is to be done about it.
     pub(crate) fn classify<E>(operation: Operation, error: SdkError<E>) -> Self
     where
@@ -290,6 +328,9 @@ impl Error {
                 None => error.into(),
             };
             return Self::classify_answer(operation, status, retry_after, code, source);
+        }
+        if let Some(unavailable) = Unavailable::in_chain(&error) {
+            return Self::Credentials(unavailable.clone());
         }
         if let Some(error) = net::Error::in_chain(&error) {
             return Self::Network(error.clone());
@@ -378,6 +419,26 @@ impl Error {
                 code,
                 source,
             },
+        }
+    }
+}
+
+/// Whether the way out is among the causes of `error`.
+pub(crate) fn blames_network(error: &(dyn StdError + 'static)) -> bool {
+    net::Error::in_chain(error).is_some()
+}
+
+impl From<CredentialsError> for Error {
+    fn from(error: CredentialsError) -> Self {
+        if let Some(unavailable) = Unavailable::in_chain(&error) {
+            return Self::Credentials(unavailable.clone());
+        }
+        match (net::Error::in_chain(&error), &error) {
+            (_, CredentialsError::CredentialsNotLoaded(_)) => {
+                Self::CredentialsMissing(error.into())
+            }
+            (Some(network), _) => Self::Network(network.clone()),
+            (None, _) => Self::CredentialsFailed(error.into()),
         }
     }
 }

@@ -68,8 +68,10 @@ impl Dialer {
     /// Asks for a new ticket and opens a socket with it; `attempt` counts from 1.
     ///
     /// # Errors
-    /// Why this attempt failed. Takes less than a minute in any case, as each part has its limit.
+    /// Why this attempt failed. Takes less than a minute, as each part has its limit, but for a person who is asked
+    /// for credentials.
     pub(super) async fn resume(&mut self, attempt: u32) -> Result<Connection, Error> {
+        self.ssm.prepare().await?;
         let Ticket {
             session_id,
             stream_url,

@@ -68,7 +68,7 @@ impl Driver {
             self.reports.tell(SessionEvent::Retrying {
                 attempt,
                 error: describe(&error),
-                hint: error.hint(),
+                hint: error.hint().map(str::to_owned),
             });
             attempt = attempt.saturating_add(1);
         }

@@ -12,6 +12,8 @@ pub const CLIENT_VERSION: &str = "1.2.764.0";
 
 const CLIENT_MUX: &str = "1.1.70";
 const CLIENT_KEEPALIVE_OFF: &str = "1.2.331.0";
+/// The last before 2.3.672.0, which brought the Port plugin.
+const AGENT_WITHOUT_PORTS: [u32; 4] = [2, 3, 671, u32::MAX];
 const AGENT_TERMINATE_FLAG: [u32; 4] = [2, 3, 722, 0];
 const AGENT_MUX: [u32; 4] = [3, 0, 196, 0];
 const AGENT_KEEPALIVE_OFF: [u32; 4] = [3, 1, 1511, 0];
@@ -23,6 +25,11 @@ const AGENT_SILENT_ON_DUPLICATES: [u32; 4] = [3, 2, 1040, u32::MAX];
 /// Whether an agent of this version ends the session on a TerminateSession flag.
 pub fn agent_takes_terminate_flag(agent_version: &str) -> bool {
     agent_is_newer_than(agent_version, AGENT_TERMINATE_FLAG)
+}
+
+/// Whether an agent of this version connects to ports at all.
+pub fn agent_has_ports(agent_version: &str) -> bool {
+    agent_is_newer_than(agent_version, AGENT_WITHOUT_PORTS)
 }
 
 /// Whether an agent of this version speaks smux in a LocalPortForwarding session.

@@ -54,7 +54,7 @@ impl Links {
                     .is_some_and(|(first, _)| *first == key)
                     .then(|| Event::Retrying {
                         error: error.clone(),
-                        hint: *hint,
+                        hint: hint.clone(),
                     })
             }
             SessionEvent::Silent { since } if *link == Link::Up => {

@@ -72,6 +72,11 @@ impl Single {
         }
     }
 
+    /// The agent's.
+    pub(super) fn version(&self) -> &str {
+        &self.version
+    }
+
     /// Starts an SSM session for one stream.
     ///
     /// # Errors

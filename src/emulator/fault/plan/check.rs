@@ -88,7 +88,8 @@ impl Fault {
             | Self::Agent(_)
             | Self::Repeat(_)
             | Self::Unready(_)
-            | Self::Headers(_) => Ok(()),
+            | Self::Headers(_)
+            | Self::Clock(_) => Ok(()),
         }
     }
 }

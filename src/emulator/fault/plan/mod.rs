@@ -133,6 +133,8 @@ pub enum Fault {
     Unheard(Unheard),
     /// The service's own messages have the short header (sheet §1).
     Headers(Headers),
+    /// The service's clock is another one than ours.
+    Clock(Clock),
 }
 
 /// A data channel's WebSocket ends.
@@ -528,6 +530,15 @@ pub struct Unheard {
 pub struct Headers {
     /// On, or off.
     pub short: bool,
+}
+
+/// The service's clock is another one than ours: its answers are dated by it, and a signature that is 5 minutes off by
+/// it is refused, as by AWS. The last one counts; the emulator checks no other part of signatures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Clock {
+    /// How much later it is there; negative where it is earlier.
+    pub ahead_seconds: i32,
 }
 
 /// Whether the embedded agents repeat themselves to their ports. Agents before 3.0.655.0 never do.

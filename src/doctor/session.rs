@@ -1,0 +1,63 @@
+//! A data channel to the agent, as `serve` would have it.
+
+use std::time::{Duration, Instant};
+
+use super::check::{Found, Subject};
+use super::examination::{Examination, Step};
+use crate::report::one_line;
+use crate::ssm;
+use crate::tunnel::{self, Error, Tunnel};
+
+/// Dials, and tells the gateway's part from the agent's.
+pub(super) async fn examine(
+    examination: &mut Examination<'_>,
+    tunnel: Step<&tunnel::Options>,
+) -> Step<Tunnel> {
+    let options = match tunnel {
+        Ok(options) => options,
+        Err(because) => {
+            examination.skip_through(Subject::Handshake, because);
+            return Err(because);
+        }
+    };
+    let began = Instant::now();
+    let dialled = Tunnel::dial_once(options).await;
+    let took = began.elapsed();
+    let opened = match &dialled {
+        Err(error) if !is_open(error) => failed(error),
+        _ => Found::ok(
+            (),
+            "allowed: the message gateway has opened the data channel",
+        ),
+    };
+    let opened = examination.note(Subject::OpenDataChannel, opened, took);
+    if let Err(because) = opened {
+        return examination.skip(Subject::Handshake, because);
+    }
+    let found = match dialled {
+        Ok(tunnel) => {
+            let text = match tunnel.agent_version() {
+                Some(version) => format!("the agent answers, version {version}"),
+                None => "the agent answers".to_owned(),
+            };
+            Found::ok(tunnel, text)
+        }
+        Err(error) => failed(&error),
+    };
+    // What it took is part of what opening took.
+    examination.note(Subject::Handshake, found, Duration::ZERO)
+}
+
+/// Whether the gateway had done its part before this came.
+fn is_open(error: &Error) -> bool {
+    match error {
+        Error::Session { source, .. } | Error::Single { source, .. } => {
+            !matches!(source, ssm::Error::Api(_) | ssm::Error::WebSocket(_))
+        }
+        Error::AgentTooOld { .. } | Error::Lost { .. } => true,
+    }
+}
+
+fn failed<T>(error: &Error) -> Found<T> {
+    Found::failed(one_line(error), error.hint())
+}
