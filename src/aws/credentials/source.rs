@@ -149,11 +149,10 @@ impl Inner {
     }
 
     async fn prepare(&self) -> Result<(), Error> {
-        match timeout(PATIENCE, self.resolve(None)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(Failure::Need(_))) => self.ask().await,
-            Ok(Err(failure)) => Err(error_of(failure)),
-            Err(_) => Err(remedy::of_silence(&self.selected, PATIENCE).into()),
+        match self.resolve_patiently(None).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Need(_)) => self.ask().await,
+            Err(failure) => Err(error_of(failure)),
         }
     }
 
@@ -163,7 +162,7 @@ impl Inner {
         let mut wrong = 0;
         loop {
             // Others may have got them meanwhile, here or with the AWS CLI.
-            let need = match self.resolve(None).await {
+            let need = match self.resolve_patiently(None).await {
                 Ok(_) => {
                     *refusal = None;
                     return Ok(());
@@ -212,7 +211,7 @@ impl Inner {
         if code.len() != 6 || !code.bytes().all(|byte| byte.is_ascii_digit()) {
             return Ok(false);
         }
-        match self.resolve(Some((need, &code))).await {
+        match self.resolve_patiently(Some((need, &code))).await {
             // Of the next role in the chain.
             Ok(_) | Err(Failure::Need(_)) => Ok(true),
             Err(Failure::WrongCode) => Ok(false),
@@ -244,6 +243,19 @@ impl Inner {
 
     fn unasked(&self, need: &Need, why: &str) -> Unavailable {
         remedy::of_need(&need.role_arn, &need.serial, &self.selected, why)
+    }
+
+    /// As [`resolve`](Self::resolve), with an end.
+    async fn resolve_patiently(
+        &self,
+        answer: Option<(&Need, &Zeroizing<String>)>,
+    ) -> Result<Credentials, Failure> {
+        match timeout(PATIENCE, self.resolve(answer)).await {
+            Ok(resolved) => resolved,
+            Err(_) => Err(Failure::Refused(
+                remedy::of_silence(&self.selected, PATIENCE).into(),
+            )),
+        }
     }
 
     /// Kept credentials, or those that the source has now. `answer` is somebody's to a question.
