@@ -7,6 +7,7 @@
 //! | `roles` | assuming them one after the other, with a code where one is wanted |
 //! | `cache` | the files of the AWS CLI |
 //! | `source` | what the SDK is given: one answer for all who ask at the same time |
+//! | `way` | how credentials are had, as the configuration says |
 //! | `remedy` | failures of a source in words that name what is configured; pure |
 //!
 //! Roles without MFA are the SDK's own business, and so is every other source. What this adds for all of them:
@@ -19,6 +20,7 @@ mod chain;
 mod remedy;
 mod roles;
 mod source;
+mod way;
 
 use std::fmt;
 use std::future::Future;

@@ -5,30 +5,21 @@ use std::fs;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_config::default_provider::credentials::DefaultCredentialsChain;
-use aws_config::ecs::EcsCredentialsProvider;
-use aws_config::environment::EnvironmentVariableCredentialsProvider;
-use aws_config::imds::credentials::ImdsCredentialsProvider;
-use aws_config::meta::credentials::CredentialsProviderChain;
-use aws_config::profile::{ProfileFileCredentialsProvider, ProfileSet};
-use aws_config::provider_config::ProviderConfig;
-use aws_config::{BehaviorVersion, SdkConfig};
+use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{self, ProvideCredentials, future};
 use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
 
 use super::super::Error;
-use super::super::endpoint::Service;
-use super::super::signed::Endpoint;
 use super::account::{self, Selected};
-use super::cache::{self, Cache};
-use super::chain::{Base, Chain};
+use super::cache;
 use super::remedy;
-use super::roles::{Failure, Need, Roles, is_over};
+use super::roles::{Failure, Need, is_over};
+use super::way::Way;
 use super::{AskCode, NoCode, Question};
 use crate::ssm::api::{Prepare, Prepared, Unavailable};
 
@@ -73,13 +64,6 @@ struct Plan {
     /// The access key that was refused before.
     refused: Option<String>,
     way: Way,
-}
-
-enum Way {
-    /// As the SDK does.
-    Sdk(SharedCredentialsProvider),
-    /// By roles of which one at least wants a code.
-    Roles(Box<Roles>),
 }
 
 /// Times and lengths of the configuration's files: others are other files.
@@ -149,11 +133,10 @@ impl Inner {
     }
 
     async fn prepare(&self) -> Result<(), Error> {
-        match timeout(PATIENCE, self.resolve(None)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(Failure::Need(_))) => self.ask().await,
-            Ok(Err(failure)) => Err(error_of(failure)),
-            Err(_) => Err(remedy::of_silence(&self.selected, PATIENCE).into()),
+        match self.resolve_patiently(None).await {
+            Ok(_) => Ok(()),
+            Err(Failure::Need(_)) => self.ask().await,
+            Err(failure) => Err(error_of(failure)),
         }
     }
 
@@ -163,7 +146,7 @@ impl Inner {
         let mut wrong = 0;
         loop {
             // Others may have got them meanwhile, here or with the AWS CLI.
-            let need = match self.resolve(None).await {
+            let need = match self.resolve_patiently(None).await {
                 Ok(_) => {
                     *refusal = None;
                     return Ok(());
@@ -212,7 +195,7 @@ impl Inner {
         if code.len() != 6 || !code.bytes().all(|byte| byte.is_ascii_digit()) {
             return Ok(false);
         }
-        match self.resolve(Some((need, &code))).await {
+        match self.resolve_patiently(Some((need, &code))).await {
             // Of the next role in the chain.
             Ok(_) | Err(Failure::Need(_)) => Ok(true),
             Err(Failure::WrongCode) => Ok(false),
@@ -246,6 +229,19 @@ impl Inner {
         remedy::of_need(&need.role_arn, &need.serial, &self.selected, why)
     }
 
+    /// As [`resolve`](Self::resolve), with an end.
+    async fn resolve_patiently(
+        &self,
+        answer: Option<(&Need, &Zeroizing<String>)>,
+    ) -> Result<Credentials, Failure> {
+        match timeout(PATIENCE, self.resolve(answer)).await {
+            Ok(resolved) => resolved,
+            Err(_) => Err(Failure::Refused(
+                remedy::of_silence(&self.selected, PATIENCE).into(),
+            )),
+        }
+    }
+
     /// Kept credentials, or those that the source has now. `answer` is somebody's to a question.
     async fn resolve(
         &self,
@@ -267,7 +263,9 @@ impl Inner {
         let plan = match &mut *loading {
             Some(plan) if is_current => plan,
             stale => {
-                let way = self.plan().await.map_err(Failure::Refused)?;
+                let way = Way::of(&self.selected, &self.config)
+                    .await
+                    .map_err(Failure::Refused)?;
                 let refused = refused.clone();
                 stale.insert(Plan {
                     files,
@@ -324,114 +322,6 @@ impl Inner {
             until,
             files,
         });
-    }
-
-    /// How credentials are had, as the files say now.
-    async fn plan(&self) -> Result<Way, Error> {
-        if self.selected.uses_environment() {
-            return Ok(Way::Sdk(self.sdk().await));
-        }
-        let profiles = account::read(&self.selected.name).await?;
-        let chain = match Chain::of(&profiles, &self.selected.name) {
-            Ok(chain) if chain.needs_code() => chain,
-            Ok(_) => return Ok(Way::Sdk(self.sdk().await)),
-            Err(error) => {
-                let [config, _] = account::paths();
-                let remedy = format!("mend it in {}", config.display());
-                return Err(Unavailable::new(error.to_string(), remedy).into());
-            }
-        };
-        debug!(?chain, "roles that want a code");
-        let region = self.config.region().map(ToString::to_string);
-        let region = region.ok_or(Error::MissingRegion)?;
-        let sts = Endpoint::new(&self.config, &region, Service::Sts)?;
-        let base = self.base(&chain.base, &profiles)?;
-        let cache = account::home().map(|home| Cache::below(&home));
-        let roles = Roles::new(base, chain.links, cache, sts);
-        Ok(Way::Roles(Box::new(roles)))
-    }
-
-    /// The SDK's chain, without the environment where a profile was named for us.
-    async fn sdk(&self) -> SharedCredentialsProvider {
-        let config = self.provider_config();
-        if !self.selected.is_explicit() {
-            let chain = DefaultCredentialsChain::builder()
-                .configure(config)
-                .profile_name(&self.selected.name);
-            let chain = chain.region(self.config.region().cloned());
-            return SharedCredentialsProvider::new(chain.build().await);
-        }
-        let profile = ProfileFileCredentialsProvider::builder()
-            .configure(&config)
-            .profile_name(&self.selected.name)
-            .build();
-        let container = EcsCredentialsProvider::builder().configure(&config).build();
-        let machine = ImdsCredentialsProvider::builder()
-            .configure(&config)
-            .build();
-        SharedCredentialsProvider::new(
-            CredentialsProviderChain::first_try("Profile", profile)
-                .or_else("EcsContainer", container)
-                .or_else("Ec2InstanceMetadata", machine),
-        )
-    }
-
-    /// What the first role is assumed with.
-    fn base(&self, base: &Base, profiles: &ProfileSet) -> Result<SharedCredentialsProvider, Error> {
-        let config = self.provider_config();
-        Ok(match base {
-            Base::Profile(name) => SharedCredentialsProvider::new(
-                ProfileFileCredentialsProvider::builder()
-                    .configure(&config)
-                    .profile_name(name)
-                    .build(),
-            ),
-            Base::KeysOf(name) => {
-                let profile = profiles.get_profile(name);
-                let text = |key| profile?.get(key).map(str::to_owned);
-                let keys = (text("aws_access_key_id"), text("aws_secret_access_key"));
-                let (Some(access_key), Some(secret_key)) = keys else {
-                    let problem =
-                        format!("profile `{name}` is its own source_profile and has no keys");
-                    let remedy = "name the profile that has them as its source_profile";
-                    return Err(Unavailable::new(problem, remedy).into());
-                };
-                let token = text("aws_session_token");
-                SharedCredentialsProvider::new(Credentials::new(
-                    access_key, secret_key, token, None, "ssmshim",
-                ))
-            }
-            Base::Source(name) => match name.to_ascii_lowercase().as_str() {
-                "environment" => {
-                    SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())
-                }
-                "ecscontainer" => SharedCredentialsProvider::new(
-                    EcsCredentialsProvider::builder().configure(&config).build(),
-                ),
-                "ec2instancemetadata" => SharedCredentialsProvider::new(
-                    ImdsCredentialsProvider::builder()
-                        .configure(&config)
-                        .build(),
-                ),
-                _ => {
-                    let problem = format!("`{name}` is no credential_source");
-                    let remedy = "there are: Environment, Ec2InstanceMetadata, EcsContainer";
-                    return Err(Unavailable::new(problem, remedy).into());
-                }
-            },
-        })
-    }
-
-    fn provider_config(&self) -> ProviderConfig {
-        let config = ProviderConfig::without_region()
-            .with_region(self.config.region().cloned())
-            .with_use_fips(self.config.use_fips())
-            .with_use_dual_stack(self.config.use_dual_stack())
-            .with_behavior_version(Some(BehaviorVersion::latest()));
-        match self.config.http_client() {
-            Some(client) => config.with_http_client(client),
-            None => config,
-        }
     }
 
     /// The failure of an SDK's source in words that help.
