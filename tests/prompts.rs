@@ -124,6 +124,10 @@ impl Attended {
     }
 
     fn ssh(&self, command: &str) -> Run {
+        self.ssh_with(&[], command)
+    }
+
+    fn ssh_with(&self, more: &[&str], command: &str) -> Run {
         let port = self.port.to_string();
         let mut options = vec!["-p", &port, "-F", "none"];
         for option in [
@@ -135,7 +139,10 @@ impl Attended {
         ] {
             options.push(option);
         }
-        Run::new("ssh").args(options).arg("127.0.0.1").arg(command)
+        Run::new("ssh")
+            .args(options)
+            .args(more)
+            .args(["127.0.0.1", command])
     }
 
     fn works(&self) {
@@ -209,7 +216,11 @@ fn a_passphrase_is_asked_for_once() {
     for _ in 0..6 {
         daemon.works();
     }
-    let screen = daemon.terminal().screen();
+    // Nor for another user on the machine, who is not let in with it.
+    let name = format!("no-such-user+{}", vault.far.target());
+    let output = daemon.ssh_with(&["-l", &name], "true").output();
+    assert_eq!(output.code, 255, "{output:?}");
+    let screen = daemon.expect("refused user `no-such-user`: ");
     assert!(!screen.contains("passphrase"), "{screen}");
 }
 

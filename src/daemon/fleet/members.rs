@@ -140,24 +140,23 @@ impl Members {
         if links.is_stopping {
             return Err(NoRoom::Stopping);
         }
-        if !links.up.contains_key(&link) {
-            if links.up.len() >= TARGETS {
-                let idle = links.take_idle().ok_or(NoRoom::Full)?;
-                self.end(idle);
-            }
-            let member = self.launch(&plan.title, plan.tunnel, plan.news);
-            links.up.insert(link.clone(), member);
+        if links.up.len() >= TARGETS && !links.up.contains_key(&link) {
+            let idle = links.take_idle().ok_or(NoRoom::Full)?;
+            self.end(idle);
         }
-        let member = links.up.get_mut(&link).ok_or(NoRoom::Full)?;
+        let member = links
+            .up
+            .entry(link.clone())
+            .or_insert_with(|| self.launch(&plan.title, plan.tunnel, plan.news));
         if let Some(upstream) = member.logins.get(&login) {
             return Ok(upstream.visit());
         }
         if member.logins.len() >= LOGINS {
             let idle = member.logins.iter().find(|(_, login)| login.is_idle());
-            let (idle, upstream) = idle.ok_or(NoRoom::Full)?;
-            upstream.close();
-            let idle = idle.clone();
-            member.logins.remove(&idle);
+            let idle = idle.map(|(key, _)| key.clone()).ok_or(NoRoom::Full)?;
+            if let Some(upstream) = member.logins.remove(&idle) {
+                upstream.close();
+            }
         }
         let upstream = Upstream::start(member.link.clone(), plan.login, plan.hold);
         let visit = upstream.visit();
