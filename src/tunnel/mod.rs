@@ -276,7 +276,7 @@ impl Tunnel {
     }
 
     /// Waits until the SSM session is over, or the streams in it are; says why.
-    async fn over(&self) -> String {
+    pub async fn over(&self) -> String {
         let closed = self.session.closed();
         let mut closed = pin!(closed);
         let ended = tokio::select! {
