@@ -1,5 +1,7 @@
 //! Wiring of the parts into a running daemon.
 
+pub mod connect;
+mod control;
 mod credentials;
 pub mod demo;
 mod instance_connect;
@@ -17,6 +19,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use self::control::message::{Identity, Offer, Wanted};
+use self::control::{Control, Find};
 use self::instance_connect::InstanceConnect;
 use self::journal::{Journal, Place};
 use self::terminal::Terminal;
@@ -136,6 +140,18 @@ fn journal(place: Place) -> Option<Arc<Journal>> {
     }
 }
 
+/// The way to the one target of a daemon.
+struct OneWay {
+    offer: Offer,
+    upstream: Upstream,
+}
+
+impl Find for OneWay {
+    fn find(&self, wanted: &Wanted) -> Option<Upstream> {
+        self.offer.is(wanted).then(|| self.upstream.clone())
+    }
+}
+
 impl Daemon {
     /// Opens the port and begins to reach the target.
     ///
@@ -184,7 +200,21 @@ impl Daemon {
             },
             hold: config.hold,
         };
+        let offer = Offer {
+            named: config.target.trim().to_owned(),
+            id: upstream.tunnel.target.clone(),
+            port: config.ssh_port,
+            place: place(config, &ssm),
+            identity: Identity::of_environment(),
+        };
         let daemon = Self::start(server, upstream).await?;
+        if let Some(control) = Control::open().await {
+            let way = Arc::new(OneWay {
+                offer,
+                upstream: daemon.upstream.clone(),
+            });
+            daemon.tasks.spawn(control.run(way, daemon.stop.clone()));
+        }
         if let Some(journal) = journal {
             let (news, stop) = (daemon.news(), daemon.stop.clone());
             daemon
