@@ -67,7 +67,8 @@ pub(super) struct OutputArgs {
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// The machine to reach: an id (i-…, mi-…, ecs:…), a name, tag:Key=Value, a private address, or an alias of
-    /// the configuration; asked for when missing on a terminal
+    /// the configuration. Login names select others (`ssh db@…`, `ssh alice+db@…`), and have to where this is missing;
+    /// on a terminal it is asked for
     #[arg(env = "SSMSHIM_TARGET")]
     pub(super) target: Option<String>,
 
@@ -139,6 +140,10 @@ pub(super) struct ServeArgs {
     /// Seconds that a client waits for the target before it is told that there is none [default: 30]
     #[arg(long, value_name = "SECONDS", env = "SSMSHIM_HOLD")]
     pub(super) hold: Option<u64>,
+
+    /// Seconds that a target which a login name has selected is kept after its last connection [default: 600]
+    #[arg(long, value_name = "SECONDS", env = "SSMSHIM_IDLE")]
+    pub(super) idle: Option<u64>,
 
     /// Allow --listen on an address that other machines can reach; needs `--access keys`
     #[arg(long)]

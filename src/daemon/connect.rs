@@ -20,6 +20,7 @@ use super::control::client::{self, Way};
 use super::control::herald::{Happening, Herald};
 use super::control::message::{Identity, Wanted};
 use super::control::{due, now};
+use super::fleet::account;
 use super::journal::keep_swept;
 use crate::aws;
 use crate::config::Serve;
@@ -188,7 +189,7 @@ impl Attempt<'_> {
         let mut wanted = Wanted {
             target: config.target.trim().to_owned(),
             port: config.ssh_port,
-            place: super::place(config, aws.ssm()),
+            place: account::place(config, aws.ssm()),
             identity: Identity::of_environment(),
         };
         if let Some(way) = shared(&wanted).await? {
@@ -218,7 +219,7 @@ impl Attempt<'_> {
             Some(endpoint) => ssm.clone().with_message_endpoint(endpoint.clone()),
             None => ssm.clone(),
         };
-        let journal = super::journal(wanted.place);
+        let journal = account::journal(wanted.place);
         if let Some(journal) = &journal {
             // There is no news of tunnels: the first sweep is the only one.
             let (journal, ssm, over) = (Arc::clone(journal), ssm.clone(), self.over.clone());

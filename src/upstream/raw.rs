@@ -87,7 +87,7 @@ impl Upstream {
     /// As [`Upstream::lease`].
     pub async fn open_stream(&self) -> Result<RawStream, Error> {
         self.held(async |last_failure, _| {
-            let tunnel = self.shared.tunnel(last_failure).await?;
+            let tunnel = self.shared.link.tunnel(last_failure).await?;
             Ok(RawStream::open(tunnel).await?)
         })
         .await

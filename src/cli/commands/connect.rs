@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, IsTerminal as _};
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -78,8 +77,6 @@ fn overrides(arguments: ConnectArgs) -> Overrides {
     Overrides {
         values: Values {
             target: Some(arguments.target),
-            // Nothing listens here, whatever the file says.
-            listen: Some((Ipv4Addr::LOCALHOST, 0).into()),
             ssh_port: arguments.port.or(arguments.ssh_port),
             profile: arguments.profile,
             region: arguments.region,

@@ -49,7 +49,7 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
     output.event(&Event::Ready {
         listen: emulator.address(),
         endpoint: Some(&endpoint),
-        target,
+        target: Some(target),
     });
     output.say(&format!(
         "ready: Session Manager at {endpoint}, with {target} (this machine)

@@ -11,7 +11,7 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{AsRawFd as _, OwnedFd};
-use std::os::unix::fs::DirBuilderExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -94,18 +94,17 @@ impl Directory {
     /// Why there is none, not even in the state directory.
     pub(super) fn create() -> Result<Self, Error> {
         // It is made by whoever logs us in; when it is not there, nobody has.
-        match Self::make(&runtime_path(), false) {
-            Ok(directory) => Ok(directory),
-            Err(error) => {
-                debug!(%error, "no place for a socket, trying another");
-                Self::make(&state_path()?, true)
-            }
+        match runtime_path().map(|path| Self::make(&path, false)) {
+            Some(Ok(directory)) => return Ok(directory),
+            Some(Err(error)) => debug!(%error, "no place for a socket, trying another"),
+            None => {}
         }
+        Self::make(&state_path()?, true)
     }
 
     /// The directories in which daemons may have put their sockets, and what is wrong with others.
     pub(super) fn existing() -> (Vec<Self>, Vec<Error>) {
-        let paths = std::iter::once(runtime_path()).chain(state_path().ok());
+        let paths = runtime_path().into_iter().chain(state_path().ok());
         let (mut found, mut refused) = (Vec::new(), Vec::new());
         for path in paths {
             match Self::open(&path) {
@@ -281,14 +280,16 @@ fn failed(path: &Path, error: impl Into<io::Error>) -> Error {
     }
 }
 
-/// In the directory for what lives as long as the user is logged in. Where the variable is missing, as in jobs of
-/// cron, it is where systemd puts it.
-fn runtime_path() -> PathBuf {
+/// In the directory for what lives as long as the user is logged in, if there is one and it is this user's: after
+/// `sudo` it may be another's. Where the variable is missing, as in jobs of cron, it is where systemd puts it.
+fn runtime_path() -> Option<PathBuf> {
+    let us = rustix::process::geteuid().as_raw();
     let named = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
     let runtime = named
         .filter(|path| path.is_absolute())
-        .unwrap_or_else(|| format!("/run/user/{}", rustix::process::geteuid().as_raw()).into());
-    runtime.join("ssmshim")
+        .unwrap_or_else(|| format!("/run/user/{us}").into());
+    let owner = std::fs::metadata(&runtime).ok()?.uid();
+    (owner == us).then(|| runtime.join("ssmshim"))
 }
 
 fn state_path() -> Result<PathBuf, config::UsageError> {

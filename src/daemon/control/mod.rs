@@ -50,7 +50,7 @@ use self::herald::{Happening, Herald};
 use self::message::{Answer, Failure, Notice, Request, VERSION, Wanted, plain};
 use self::wire::{DecodeError, Frame, Reader, Writer};
 use crate::report::one_line;
-use crate::upstream::{self, News, Upstream};
+use crate::upstream::{self, News, Visit};
 
 /// How long a client may take to say what it wants.
 const ASKING: Duration = Duration::from_secs(2);
@@ -63,8 +63,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Knows the ways that a daemon has.
 pub(super) trait Find: Send + Sync {
-    /// The way to the machine that is wanted, if there is one already.
-    fn find(&self, wanted: &Wanted) -> Option<Upstream>;
+    /// The way to the machine that is wanted, if there is one already. It is in use as long as the client is here.
+    fn find(&self, wanted: &Wanted) -> Option<Visit>;
 }
 
 /// A daemon's socket, which is removed when this is dropped.
