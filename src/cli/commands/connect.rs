@@ -46,7 +46,7 @@ pub(in crate::cli) async fn run(arguments: ConnectArgs, output: Output) -> Exit 
         from,
         to,
         tell: |said: Said<'_>| match said {
-            Said::Opened => leave_the_foreground(),
+            Said::Opened => leave_the_terminal(),
             Said::Pause(text) => output.say(&line(&format!("ssmshim: {text}"))),
         },
     };
@@ -128,19 +128,19 @@ async fn nobody_reads() {
     }
 }
 
-/// Takes this process out of reach of the keyboard, when it serves another one by pipes.
+/// Gives up the terminal, when this process serves another one by pipes.
 ///
 /// Ctrl-C is for whoever has the terminal. ssh may have left that long ago, and go on in the background for others
-/// (ControlPersist): it tells us when it is done by closing the pipes, and with a signal of its own.
-fn leave_the_foreground() {
-    if [io::stdin().as_fd(), io::stdout().as_fd()]
-        .into_iter()
-        .all(is_pipe)
+/// (ControlPersist): it tells us when it is done by closing the pipes, and with a signal of its own. Nor is a session
+/// under way the time to ask for codes.
+fn leave_the_terminal() {
+    let (stdin, stdout) = (io::stdin(), io::stdout());
+    // Who leads a group of processes may not, and was started for its own sake.
+    if is_pipe(stdin.as_fd())
+        && is_pipe(stdout.as_fd())
+        && let Err(error) = rustix::process::setsid()
     {
-        // The leader of a session has no need of it and may not.
-        if let Err(error) = rustix::process::setpgid(None, None) {
-            debug!(%error, "still in the foreground");
-        }
+        debug!(%error, "still at the terminal");
     }
 }
 
