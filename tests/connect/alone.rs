@@ -3,7 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 
 use crate::common::DEADLINE;
 use crate::common::process::code;
@@ -19,6 +19,9 @@ fn connected(near: &Near) -> (crate::common::process::Running, std::process::Chi
     }
     assert_eq!(&word, b"SSH-2.0-");
     assert_eq!(near.open_sessions(), 1);
+    // Ctrl-C at a terminal is for others.
+    let id = Pid::from_raw(i32::try_from(running.id()).expect("a process id"));
+    assert_eq!(rustix::process::getsid(id).ok(), id);
     (running, stdout)
 }
 

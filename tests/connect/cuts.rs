@@ -5,13 +5,13 @@ use std::fs::File;
 use ssmshim::emulator::Peer;
 use ssmshim::emulator::fault::plan::{Amount, Ending};
 
-use crate::common::DEADLINE;
 use crate::common::files::assert_same;
 use crate::common::net::call_ssm;
 use crate::common::process::code;
+use crate::common::{DEADLINE, until};
 use crate::{Near, both_ways, text, three};
 
-both_ways! { not_a_byte_is_lost }
+both_ways! { not_a_byte_is_lost, a_pause_that_lasts_is_told }
 
 fn not_a_byte_is_lost(near: &Near) {
     let [here, there, back] = three(near, 12 << 20);
@@ -34,6 +34,28 @@ fn not_a_byte_is_lost(near: &Near) {
     }
     let cuts = near.faulty.faults().counters();
     assert!(cuts.client_sockets > 4, "{cuts:?}");
+}
+
+fn a_pause_that_lasts_is_told(near: &Near) {
+    let mut session = near.session(&[]);
+    near.faulty.inject(
+        r#"{"faults": [
+            {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": {"ms": 4000}},
+            {"fault": "cut", "side": "client", "how": "reset"}]}"#,
+    );
+    until("it is told", || {
+        session.stderr().contains("resumed after").then_some(())
+    });
+    drop(session.take_stdin());
+    assert_eq!(code(session.wait(DEADLINE)), 0);
+    let said = session.stderr();
+    let lines: Vec<_> = said.lines().collect();
+    assert_eq!(lines.len(), 2, "{said}");
+    assert!(
+        lines[0].starts_with("ssmshim: not resumed yet: ResumeSession failed"),
+        "{said}"
+    );
+    assert!(lines[1].starts_with("ssmshim: resumed after "), "{said}");
 }
 
 /// Nobody can go on; the person is told why.

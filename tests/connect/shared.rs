@@ -1,14 +1,15 @@
 //! With a daemon that runs already: its SSM session, and what becomes of both.
 
 use std::fs::File;
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
 use crate::common::daemon::Daemon;
 use crate::common::files::{assert_same, sha256_of};
-use crate::common::process::code;
+use crate::common::process::{Run, code, read_until};
 use crate::common::world::serve_args;
 use crate::common::{DEADLINE, until};
 use crate::{Near, Way, started, text, three};
@@ -43,6 +44,76 @@ fn a_name_or_an_id_leads_to_the_daemon() {
     let elsewhere = near.connect(&args).stdin("x\n").output();
     assert!(elsewhere.stdout.starts_with(b"SSH-2.0-"), "{elsewhere:?}");
     assert_eq!(near.all_sessions(), 3);
+    near.until_tidy();
+}
+
+/// The daemon has all that it takes.
+#[test]
+fn nothing_is_asked_of_aws() {
+    let Some(near) = Near::start(Way::Shared) else {
+        return;
+    };
+    near.faulty
+        .inject(r#"{"fault": "api", "answer": {"failed": {"status": 503}}, "extent": "always"}"#);
+    assert_eq!(near.ssh(&[], "echo works").ok().text(), "works");
+    near.faulty.faults().clear();
+    near.until_tidy();
+}
+
+/// A target that a login name has started is ended when nobody uses it, and a stream of our own is use.
+#[test]
+fn a_stream_is_use() {
+    let Some(near) = Near::start(Way::Alone) else {
+        return;
+    };
+    let (endpoint, target) = near.faulty.names();
+    let identity = text(&near.faulty.world.target.identity);
+    let args = [
+        "serve",
+        "--ssh-port",
+        &near.ssh_port,
+        "--identity",
+        &identity,
+        "--idle",
+        "1",
+    ];
+    let environment = crate::common::daemon::aws_environment(&endpoint);
+    let user = ["--user", &near.faulty.world.target.user];
+    let daemon = Daemon::start(
+        &near.path("home"),
+        &[&args[..], &user].concat(),
+        &environment,
+    );
+    let before = near.all_sessions();
+    // The first of them is the port.
+    let options = near.faulty.world.target.options("-p");
+    let mut first = Run::new("ssh")
+        .arg(format!("-oPort={}", daemon.port()))
+        .args(&options[2..])
+        .arg(format!("{target}@127.0.0.1"))
+        .arg("echo established; exec cat")
+        .piped();
+    let said = read_until(first.take_stdout(), "established");
+    assert!(said.is_some(), "{}", first.stderr());
+    let mut ours = near.ssh(&[], "exec cat").piped();
+    let (mut stdin, mut stdout) = (ours.take_stdin(), ours.take_stdout());
+    let mut echo = || {
+        stdin.write_all(b"still here").expect("it reads");
+        stdout.read_exact(&mut [0; 10]).expect("it answers");
+    };
+    echo();
+    drop(first);
+    let left = Instant::now();
+    while left.elapsed() < Duration::from_secs(3) {
+        echo();
+    }
+    assert_eq!(
+        near.all_sessions(),
+        before + 1,
+        "the first one's was shared, and goes on"
+    );
+    drop(stdin);
+    assert_eq!(code(ours.wait(DEADLINE)), 0, "{}", ours.stderr());
     near.until_tidy();
 }
 
