@@ -1,21 +1,23 @@
 //! One local connection, from its first byte to its last.
 
-use std::future::{Future, pending};
+use std::future::{Future, pending, ready};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::access::Access;
+use super::early::{Early, Leased};
 use super::redial::Redial;
 use super::{Arrival, Refusal, Shared, Targets};
 use crate::relay::{Parting, Relay};
 use crate::ssh::{self, Admission, Connection, Doorman};
-use crate::upstream::{self, State, Transport, Upstream, Visit};
+use crate::upstream::{State, Upstream, Visit};
 
 /// Logs the client in, joins it to an upstream transport, and gives that one back if the client never used it.
 ///
@@ -43,14 +45,17 @@ pub(super) async fn serve(
         true => shared.targets.usual(),
         false => None,
     };
-    let early = match &usual {
-        Some(_) => shared.early_leases.try_acquire().ok(),
-        None => None,
-    };
-    let mut lease = Box::pin(lease_of(usual.as_ref()));
-    let mut leased = None;
+    let permit = usual
+        .as_ref()
+        .and_then(|_| shared.early_leases.try_acquire().ok());
+    let mut early = usual
+        .as_deref()
+        .filter(|_| permit.is_some())
+        .map(Early::seek);
+    let elsewhere = Notify::new();
     let mut guide = Guide {
         targets: &*shared.targets,
+        elsewhere: &elsewhere,
         found: None,
     };
     let local = {
@@ -60,16 +65,17 @@ pub(super) async fn serve(
             tokio::select! {
                 () = place.lost() => break None,
                 result = &mut login => break Some(result),
-                result = &mut lease, if early.is_some() && leased.is_none() => leased = Some(result),
+                () = elsewhere.notified() => Early::abandon(early.take()),
+                () = Early::progress(&mut early) => {}
             }
         }
     };
-    drop(early);
+    drop(permit);
     drop(place);
     let (local, upstream) = match (local, guide.found) {
         (Some(Ok(local)), Some(found)) => (local, found),
         (not_let_in, _) => {
-            give_back(usual.as_ref(), leased);
+            Early::abandon(early);
             return not_let_in.map_or(Ok(()), |refused| refused.map(drop));
         }
     };
@@ -78,50 +84,34 @@ pub(super) async fn serve(
         user = local.user(),
         target = upstream.link().target()
     );
-    if usual.as_ref().is_some_and(|usual| usual.is_same(&upstream)) {
-        let lease = async {
-            match leased {
-                Some(result) => result,
-                None => lease.await,
-            }
-        };
-        let served = serve_relay(&shared, &upstream, local, lease, &stop);
-        served.instrument(span).await;
-    } else {
-        // Nobody waits at the usual one any more.
-        drop(lease);
-        give_back(usual.as_ref(), leased);
-        drop(usual);
-        let served = serve_relay(&shared, &upstream, local, upstream.lease(), &stop);
-        served.instrument(span).await;
-    }
+    let lease = Early::lease_of(early, &upstream);
+    serve_relay(&shared, &upstream, local, lease, &stop)
+        .instrument(span)
+        .await;
     Ok(())
-}
-
-/// A transport of `upstream`; without one it never comes.
-async fn lease_of(upstream: Option<&Visit>) -> Result<Transport, upstream::Error> {
-    match upstream {
-        Some(upstream) => upstream.lease().await,
-        None => pending().await,
-    }
-}
-
-/// Gives a transport back that was sought ahead, and not needed.
-fn give_back(upstream: Option<&Visit>, leased: Option<Result<Transport, upstream::Error>>) {
-    if let (Some(upstream), Some(Ok(unused))) = (upstream, leased) {
-        upstream.give_back(unused);
-    }
 }
 
 /// Finds the target for the client's login name.
 struct Guide<'a> {
     targets: &'a dyn Targets,
+    /// Is told when the name does not lead to the usual target.
+    elsewhere: &'a Notify,
     found: Option<Visit>,
 }
 
 impl Doorman for Guide<'_> {
     async fn admit(&mut self, user: &str) -> Admission {
-        match self.targets.find(user).await {
+        let mut finding = self.targets.find(user);
+        let found = tokio::select! {
+            biased;
+            found = &mut finding => found,
+            // The usual one would have been there.
+            () = ready(()) => {
+                self.elsewhere.notify_one();
+                finding.await
+            }
+        };
+        match found {
             Ok(upstream) => {
                 let banner = upstream.banner();
                 self.found = Some(upstream);
@@ -154,7 +144,7 @@ async fn serve_relay(
     shared: &Shared,
     upstream: &Upstream,
     local: Connection<TcpStream>,
-    lease: impl Future<Output = Result<Transport, upstream::Error>>,
+    lease: impl Future<Output = Leased>,
     stop: &CancellationToken,
 ) {
     let mut relay = Relay::new(local, shared.limits, upstream.hold());
@@ -181,7 +171,7 @@ async fn serve_relay(
 async fn serve_until_gone(
     upstream: &Upstream,
     relay: &mut Relay<TcpStream>,
-    lease: impl Future<Output = Result<Transport, upstream::Error>>,
+    lease: impl Future<Output = Leased>,
 ) {
     let mut redial = Redial::new();
     // Whether the client has waited for an upstream as long as one was sought.

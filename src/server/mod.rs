@@ -3,6 +3,7 @@
 pub mod access;
 pub mod authorized_keys;
 mod connection;
+mod early;
 mod half_open;
 pub mod host_key;
 mod redial;

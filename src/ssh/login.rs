@@ -111,9 +111,9 @@ pub enum Admission {
     },
     /// The client is told why not, and disconnected.
     TurnedAway {
-        /// The whole story; not every client shows it.
+        /// The whole story, in lines.
         banner: String,
-        /// A few words, for the disconnect.
+        /// A few words, for the disconnect. Clients that may not show the banner get that here, too.
         reason: String,
     },
 }
@@ -295,7 +295,8 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                             Ok(())
                         }
                         Admission::TurnedAway { banner, reason } => {
-                            Err(core.turn_away(&banner, &reason))
+                            let goodbye = goodbye(self.peer_version(), &banner, reason);
+                            Err(core.turn_away(&banner, &goodbye))
                         }
                     }
                 } else {
@@ -350,6 +351,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         self.finish().await;
         error
     }
+}
+
+/// The last words to a client that is turned away. OpenSSH has shown the banner by then; others, PuTTY among them, keep
+/// it until the next answer and forget it when the connection ends.
+fn goodbye(version: &str, banner: &str, reason: String) -> String {
+    if version.contains("OpenSSH") {
+        return reason;
+    }
+    let lines: Vec<&str> = banner.lines().collect();
+    lines.join("; ")
 }
 
 /// Overwrites what may have been a password.

@@ -59,8 +59,8 @@ struct Shared {
     /// What sshd said before the last login, for those who log in here.
     banner: Mutex<Option<String>>,
     visitors: Visitors,
-    /// Whether a login has ever succeeded.
-    was_logged_in: AtomicBool,
+    /// Whether it has ever been of use: a login has succeeded.
+    has_served: AtomicBool,
     /// Ends with the link, or before.
     stop: CancellationToken,
 }
@@ -84,7 +84,7 @@ impl Upstream {
             logged_in: Notify::new(),
             banner: Mutex::default(),
             visitors: Visitors::none(),
-            was_logged_in: AtomicBool::new(false),
+            has_served: AtomicBool::new(false),
             stop,
         });
         let upstream = Self { shared };
@@ -131,7 +131,7 @@ impl Upstream {
     /// Waits until nobody has used it for the whole of `span`. Where nobody has ever been logged in, there is
     /// nothing to keep: it is idle as soon as its visitors have left.
     pub async fn idle_for(&self, span: Duration) {
-        let patience = || match self.shared.was_logged_in.load(Ordering::Relaxed) {
+        let patience = || match self.shared.has_served.load(Ordering::Relaxed) {
             true => span,
             false => Duration::ZERO,
         };
@@ -304,7 +304,7 @@ impl Shared {
             absence.mark_unchanged();
             let error = match self.attempt(&tunnel, attendance.cloned()).await {
                 Ok(transport) => {
-                    self.was_logged_in.store(true, Ordering::Relaxed);
+                    self.has_served.store(true, Ordering::Relaxed);
                     *self.lock_banner() = transport.banner();
                     // One that took somebody says nothing about those that nobody waits for.
                     if !transport.connection.took_person() {

@@ -40,7 +40,7 @@ pub(super) async fn target(overrides: &Overrides, output: Output) -> Result<Opti
     output.say(table::numbered(&machines, table::width_of(std::io::stderr())).trim_end());
     for _ in 0..QUESTIONS {
         output.ask(&format!(
-            "target (1-{}, a name, or Enter for none: login names select): ",
+            "target (1-{}, a name, or Enter: login names select): ",
             machines.len()
         ));
         let Some(answer) = read_line().await else {

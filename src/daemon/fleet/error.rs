@@ -28,7 +28,7 @@ pub enum Error {
     },
     /// It cannot be reached, or not as it is configured.
     #[error("{0}")]
-    Setup(Arc<super::super::Error>),
+    Setup(#[source] Arc<super::super::Error>),
     /// AWS does not answer in time.
     #[error("AWS has not told within {} s which machine that is", after.as_secs())]
     Late {
