@@ -13,7 +13,7 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`cli`] | arguments, commands, all printing, exit status |
-//! | [`daemon`] | wiring of the parts into `serve` and `demo`, start, drain and stop; the fleet of targets |
+//! | [`daemon`] | wiring of the parts into `serve`, `connect` and `demo`; start, drain and stop; the fleet of targets |
 //! | [`config`] | configuration file, environment and flags, resolved into one value |
 //! | [`server`] | the local endpoint: listener, access policy, host key, who is at the other end |
 //! | [`relay`] | local connection and upstream transport joined message by message; observer, queues |
