@@ -47,7 +47,7 @@ pub(in crate::cli) async fn run(arguments: ConnectArgs, output: Output) -> Exit 
         to,
         tell: |said: Said<'_>| match said {
             Said::Opened => leave_the_terminal(),
-            Said::Pause(text) => output.say(&line(&format!("ssmshim: {text}"))),
+            Said::Pause(text) => output.say(&amid(&format!("ssmshim: {text}"))),
         },
     };
     let connecting = connect(&config, local, &stop);
@@ -94,11 +94,19 @@ fn report(output: Output, error: &dyn std::error::Error, hint: Option<String>) {
     output.error(&line(&one_line(error)), hint.as_deref());
 }
 
-/// `text` as a line of its own also on a terminal that ssh has made raw, where a line feed does not go back to the
+/// `text` to be shown as a line also on a terminal that ssh has made raw, where a line feed does not go back to the
 /// first column.
 fn line(text: &str) -> String {
     match io::stderr().is_terminal() {
         true => format!("{text}\r"),
+        false => text.to_owned(),
+    }
+}
+
+/// `text` as [`line`] has it, on a terminal where something may be typed or shown already.
+fn amid(text: &str) -> String {
+    match io::stderr().is_terminal() {
+        true => format!("\r\n{}", line(text)),
         false => text.to_owned(),
     }
 }
