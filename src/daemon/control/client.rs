@@ -19,6 +19,9 @@ use crate::report::one_line;
 /// overwhelmed is passed over.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// How long all of them together may take, before none is waited for any more.
+const ANSWERS: Duration = Duration::from_secs(3);
+
 /// A daemon that holds a client back for a while says so later than it means to by no more than this.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -74,8 +77,12 @@ pub(in crate::daemon) struct Refusal {
     pub(in crate::daemon) is_final: bool,
 }
 
-/// Asks all daemons of this user for a way to what is wanted.
+/// Asks the daemons of this user for a way to what is wanted.
 pub(in crate::daemon) async fn ask(wanted: &Wanted) -> Option<Way> {
+    timeout(ANSWERS, ask_all(wanted)).await.ok().flatten()
+}
+
+async fn ask_all(wanted: &Wanted) -> Option<Way> {
     let (directories, refused) = Directory::existing();
     for error in refused {
         warn!(
