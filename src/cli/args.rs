@@ -163,8 +163,7 @@ pub(super) struct ConnectArgs {
     /// the configuration
     pub(super) target: String,
 
-    /// Port there, as in `ssmshim connect %h %p`; the same as --ssh-port
-    #[arg(conflicts_with = "ssh_port")]
+    /// Port there, as in `ssmshim connect %h %p`; wins over --ssh-port
     pub(super) port: Option<u16>,
 
     /// Port of the target's sshd [default: 22]

@@ -115,7 +115,6 @@ fn what_is_wrong_is_said_and_nothing_else() {
         "{closed}"
     );
     refused(&[], 2);
-    refused(&["web", "22", "--ssh-port", "22"], 2);
     refused(&["web", "--config", "/nonexistent"], 2);
     // As a person sees it.
     let proxy = format!("-oProxyCommand={} web-7", near.proxy().display());
