@@ -119,13 +119,17 @@ impl Members {
         Some(links.up.get(link)?.logins.values().next()?.visit())
     }
 
-    /// Whether the machine is up, or may come up: what is known of it still holds.
+    /// Whether what is known of the machine still holds: it is up, or will be. One that is said to be out of reach may
+    /// have been replaced by another of its name.
     pub(super) fn has(&self, link: &LinkKey) -> bool {
         let links = self.lock();
-        links
-            .up
-            .get(link)
-            .is_some_and(|member| !matches!(*member.link.state().borrow(), State::Down { .. }))
+        let Some(member) = links.up.get(link) else {
+            return false;
+        };
+        match &*member.link.state().borrow() {
+            State::Down { error, is_final } => !is_final && !error.is_offline(),
+            _ => true,
+        }
     }
 
     /// The login `login` at `link`, started by `plan` unless it is there.
@@ -283,5 +287,108 @@ impl Links {
         let (key, _) = self.up.iter().find(|(_, member)| is_idle(member))?;
         let key = key.clone();
         self.up.remove(&key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_config::{BehaviorVersion, Region};
+    use aws_credential_types::Credentials;
+
+    use super::*;
+    use crate::ssh::PinnedKey;
+    use crate::ssm::Ssm;
+    use crate::upstream::Users;
+
+    /// An API where nobody listens.
+    async fn nowhere() -> Ssm {
+        let loader = aws_config::defaults(BehaviorVersion::latest())
+            .region(Region::from_static("us-east-1"))
+            .credentials_provider(Credentials::new("any", "any", None, None, "test"))
+            .endpoint_url("http://127.0.0.1:1");
+        Ssm::from_loader(loader).await.unwrap()
+    }
+
+    fn members(reports: &broadcast::Sender<Report>) -> Members {
+        let idle = Duration::from_secs(3600);
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        Members::new(idle, reports.clone(), tasks, stop)
+    }
+
+    fn start(members: &Members, ssm: &Ssm, id: usize, user: usize) -> Result<Visit, NoRoom> {
+        let link = LinkKey {
+            profile: None,
+            region: ssm.region().to_owned(),
+            id: format!("i-{id}"),
+            port: 22,
+        };
+        let login = LoginKey {
+            user: Some(format!("user-{user}")),
+            identity: Vec::new(),
+            certificate: Vec::new(),
+        };
+        let plan = Plan {
+            title: link.id.clone(),
+            tunnel: tunnel::Options {
+                ssm: ssm.clone(),
+                target: link.id.clone(),
+                port: link.port,
+                journal: None,
+                tracker: TaskTracker::new(),
+            },
+            login: Login {
+                users: Users::new("me", []),
+                credentials: Vec::new(),
+                verifier: Arc::new(PinnedKey::new(*b"any")),
+            },
+            hold: Duration::from_secs(1),
+            news: broadcast::Sender::new(1),
+        };
+        members.start(link, login, plan)
+    }
+
+    #[tokio::test]
+    async fn there_is_room_for_so_many_and_idle_ones_make_way() {
+        let ssm = nowhere().await;
+        let reports = broadcast::Sender::new(1024);
+        let members = members(&reports);
+        let mut visits: Vec<_> = (0..TARGETS)
+            .map(|id| start(&members, &ssm, id, 0).unwrap())
+            .collect();
+        assert_eq!(start(&members, &ssm, TARGETS, 0).err(), Some(NoRoom::Full));
+        // Another handle to one that is there takes no room.
+        drop(start(&members, &ssm, 0, 0).unwrap());
+        visits.pop();
+        visits.push(start(&members, &ssm, TARGETS, 0).unwrap());
+
+        let users: Vec<_> = (1..LOGINS)
+            .map(|user| start(&members, &ssm, 0, user).unwrap())
+            .collect();
+        assert_eq!(start(&members, &ssm, 0, LOGINS).err(), Some(NoRoom::Full));
+        drop(users);
+        start(&members, &ssm, 0, LOGINS).unwrap();
+
+        members.shutdown().await;
+        assert_eq!(start(&members, &ssm, 0, 0).err(), Some(NoRoom::Stopping));
+    }
+
+    #[tokio::test]
+    async fn users_share_a_link_and_the_last_one_takes_it_along() {
+        let ssm = nowhere().await;
+        let reports = broadcast::Sender::new(1024);
+        let mut told = reports.subscribe();
+        let members = members(&reports);
+        let (alice, bob) = (start(&members, &ssm, 0, 0), start(&members, &ssm, 0, 1));
+        let (alice, bob) = (alice.unwrap(), bob.unwrap());
+        assert!(!alice.is_same(&bob));
+        let begun = told.recv().await.unwrap();
+        assert!(matches!(begun.what, What::Started));
+        // Nobody was ever logged in, so nothing is kept.
+        drop(alice);
+        let is_gone = |report: &Report| matches!(report.what, What::Idle);
+        drop(bob);
+        while !is_gone(&told.recv().await.unwrap()) {}
+        assert!(members.lock().up.is_empty());
+        assert_eq!(begun.target, "i-0");
     }
 }
