@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use crate::common::files::{assert_same, describe_tree, make_tree};
 use crate::common::process::Run;
 use crate::common::{have, until};
-use crate::{Near, both_ways, started, text, three};
+use crate::{Near, both_ways, text, three};
 
 both_ways! {
     a_command_has_its_output_and_status,
@@ -125,9 +125,4 @@ fn a_jump_host(near: &Near) {
         (3, "through"),
         "{output:?}"
     );
-    // Many small writes by a forward, to its end.
-    let forwarded = near.ssh(&["-W", &format!("127.0.0.1:{}", near.ssh_port)], "");
-    drop(forwarded);
-    let session = started(near.ssh(&[], "echo established; exec cat"));
-    drop(session);
 }
