@@ -28,7 +28,7 @@ use crate::report::one_line;
 use crate::ssm::Ssm;
 use crate::target::{self, Selector};
 use crate::tunnel::{self, Tunnel};
-use crate::upstream::RawStream;
+use crate::upstream::{News, RawStream};
 
 /// First and longest pause between attempts to reach the target.
 const DIAL_PAUSE: Duration = Duration::from_millis(250);
@@ -117,6 +117,7 @@ where
         config,
         tasks: TaskTracker::new(),
         over: CancellationToken::new(),
+        news: broadcast::Sender::new(1),
     };
     let connected = attempt.run(local, stop).await;
     // What was started is ended by its own task, also when nobody waits for it any more.
@@ -131,6 +132,8 @@ struct Attempt<'a> {
     config: &'a Serve,
     tasks: TaskTracker,
     over: CancellationToken,
+    /// That there is a tunnel, for the sweep.
+    news: broadcast::Sender<News>,
 }
 
 /// A way to the target.
@@ -221,12 +224,9 @@ impl Attempt<'_> {
         };
         let journal = account::journal(wanted.place);
         if let Some(journal) = &journal {
-            // There is no news of tunnels: the first sweep is the only one.
-            let (journal, ssm, over) = (Arc::clone(journal), ssm.clone(), self.over.clone());
-            self.tasks.spawn(async move {
-                let (_open, no_news) = broadcast::channel(1);
-                keep_swept(journal, ssm, no_news, over).await;
-            });
+            let (journal, ssm) = (Arc::clone(journal), ssm.clone());
+            let (news, over) = (self.news.subscribe(), self.over.clone());
+            self.tasks.spawn(keep_swept(journal, ssm, news, over));
         }
         let options = tunnel::Options {
             ssm,
@@ -238,7 +238,12 @@ impl Attempt<'_> {
         let held = self.config.hold;
         let mut last_failure = None;
         match timeout(held, dial(&options, &mut last_failure)).await {
-            Ok(dialled) => Ok(dialled?),
+            Ok(dialled) => {
+                let tunnel = dialled?;
+                // Where nobody is left to sweep for, nobody listens.
+                let _ = self.news.send(News::Up { gap: None });
+                Ok(tunnel)
+            }
             Err(_) => Err(last_failure.map_or(
                 Error::HeldTooLong {
                     target: options.target,
