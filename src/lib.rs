@@ -14,7 +14,7 @@
 //! |---|---|
 //! | [`cli`] | arguments, commands, all printing, exit status |
 //! | [`doctor`] | what a connection needs, checked one by one, each with a verdict and a remedy |
-//! | [`daemon`] | wiring of the parts into `serve` and `demo`, start, drain and stop; the fleet of targets |
+//! | [`daemon`] | wiring of the parts into `serve`, `connect` and `demo`; start, drain and stop; the fleet of targets |
 //! | [`config`] | configuration file, environment and flags, resolved into one value |
 //! | [`server`] | the local endpoint: listener, access policy, host key, who is at the other end |
 //! | [`relay`] | local connection and upstream transport joined message by message; observer, queues |

@@ -50,11 +50,17 @@ pub fn install(filter: &str, format: Format) -> Result<(), ParseError> {
 /// Our own modules never log a secret. Below `info`, HTTP and AWS libraries write down requests with
 /// their signatures, tokens and URLs; that stays out whatever the filter says. The sources of credentials
 /// write down at any level what a process has said or a service has answered; our errors tell it without secrets.
+///
+/// So stays what the SDK has to say, at `error`, of each answer with a 5xx: that it cannot close the connection, which
+/// is not its own but our client's.
 fn is_discreet(metadata: &Metadata<'_>) -> bool {
-    if metadata.target().starts_with("aws_config::") {
+    let target = metadata.target();
+    if target.starts_with("aws_config::")
+        || target == "aws_smithy_runtime::client::http::connection_poisoning"
+    {
         return false;
     }
-    metadata.target().starts_with(env!("CARGO_CRATE_NAME")) || *metadata.level() <= Level::INFO
+    target.starts_with(env!("CARGO_CRATE_NAME")) || *metadata.level() <= Level::INFO
 }
 
 /// Colour is for terminals whose owners do not object (`NO_COLOR`).

@@ -102,6 +102,8 @@ const PURE: &[&str] = &[
     "relay::observer",
     "relay::pair",
     "relay::queue",
+    "daemon::control::herald",
+    "daemon::control::message",
     "net::destination",
     "net::bypass",
     "net::proxy",

@@ -58,6 +58,8 @@ pub(super) enum Command {
         mut_arg("json", |json| json.help("Print one JSON object a line; the last is the summary")),
     )]
     Doctor(Box<ServeArgs>),
+    /// Connect standard input and output to a target's SSH port: ssh -o ProxyCommand='ssmshim connect %h' …
+    Connect(ConnectArgs),
     /// List the machines that can be reached
     Targets(TargetsArgs),
     /// Run the emulated Session Manager alone
@@ -163,6 +165,40 @@ pub(super) struct ServeArgs {
 
     #[command(flatten)]
     pub(super) output: OutputArgs,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ConnectArgs {
+    /// The machine to reach: an id (i-…, mi-…, ecs:…), a name, tag:Key=Value, a private address, or an alias of
+    /// the configuration
+    pub(super) target: String,
+
+    /// Port there, as in `ssmshim connect %h %p`; wins over --ssh-port
+    pub(super) port: Option<u16>,
+
+    /// Port of the target's sshd [default: 22]
+    #[arg(long, value_name = "PORT", env = "SSMSHIM_SSH_PORT")]
+    pub(super) ssh_port: Option<u16>,
+
+    /// AWS profile to use
+    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
+    pub(super) profile: Option<String>,
+
+    /// AWS region to use
+    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
+    pub(super) region: Option<String>,
+
+    /// Where the data channel is opened instead of at AWS's public host: a VPC endpoint's URL
+    #[arg(long, value_name = "URL", env = "SSMSHIM_SSMMESSAGES_ENDPOINT")]
+    pub(super) ssmmessages_endpoint: Option<Destination>,
+
+    /// Seconds to wait for the target [default: 30]
+    #[arg(long, value_name = "SECONDS", env = "SSMSHIM_HOLD")]
+    pub(super) hold: Option<u64>,
+
+    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
+    pub(super) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

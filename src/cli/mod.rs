@@ -25,6 +25,7 @@ pub fn main() -> ExitCode {
     let output = Output::new(match &cli.command {
         Command::Serve(arguments) | Command::Doctor(arguments) => arguments.output.json,
         Command::Demo(arguments) => arguments.output.json,
+        Command::Connect(_) => false,
         Command::Targets(arguments) => arguments.json,
         Command::Emulator(arguments) => arguments.output.json,
     });
@@ -54,6 +55,7 @@ fn run(cli: Cli, output: Output) -> Exit {
             Command::Serve(arguments) => commands::serve::run(*arguments, output).await,
             Command::Demo(arguments) => commands::demo::run(arguments, output).await,
             Command::Doctor(arguments) => commands::doctor::run(*arguments, output).await,
+            Command::Connect(arguments) => commands::connect::run(arguments, output).await,
             Command::Targets(arguments) => commands::targets::run(arguments, output).await,
             Command::Emulator(arguments) => commands::emulator::run(arguments, output).await,
         }

@@ -1,5 +1,7 @@
 //! Wiring of the parts into a running daemon.
 
+pub mod connect;
+mod control;
 mod credentials;
 pub mod demo;
 pub mod fleet;
@@ -17,6 +19,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::control::Control;
 pub use self::fleet::{Fleet, Report, What};
 use self::terminal::Terminal;
 use crate::aws::credentials::Account;
@@ -111,7 +114,12 @@ impl Daemon {
             access,
             limits: relay::Limits::default(),
         };
-        Self::start(server, Fleet::start(endpoint).await?).await
+        let daemon = Self::start(server, Fleet::start(endpoint).await?).await?;
+        if let Some(control) = Control::open().await {
+            let fleet = Arc::new(daemon.fleet.clone());
+            daemon.tasks.spawn(control.run(fleet, daemon.stop.clone()));
+        }
+        Ok(daemon)
     }
 
     async fn start(server: server::Options, fleet: Fleet) -> Result<Self, Error> {

@@ -43,7 +43,7 @@ use thiserror::Error;
 
 pub use driver::SmuxSession;
 pub use frame::StreamId;
-pub use stream::SmuxStream;
+pub use stream::{SmuxStream, Unread};
 
 /// Sizes and times of one session.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -459,6 +459,12 @@ impl Core {
         self.unread_bytes
     }
 
+    /// Bytes of one stream received and not yet read.
+    pub fn unread_of(&self, id: StreamId) -> usize {
+        let stream = self.streams.get(&id);
+        stream.map_or(0, |stream| stream.receive.queue.len())
+    }
+
     /// Pretends that ids up to `last` have been used.
     #[cfg(test)]
     pub(super) fn skip_ids(&mut self, last: u32) {

@@ -35,6 +35,28 @@ impl SmuxStream {
     pub fn id(&self) -> StreamId {
         self.id
     }
+
+    /// Tells how much waits for the reader, whoever that is.
+    pub fn unread(&self) -> Unread {
+        Unread {
+            id: self.id,
+            shared: Arc::clone(&self.shared),
+        }
+    }
+}
+
+/// What has arrived in a stream and was not read yet.
+#[derive(Debug, Clone)]
+pub struct Unread {
+    id: StreamId,
+    shared: Arc<Shared>,
+}
+
+impl Unread {
+    /// How much that is now.
+    pub fn bytes(&self) -> usize {
+        self.shared.with(|state| state.core.unread_of(self.id))
+    }
 }
 
 impl AsyncRead for SmuxStream {

@@ -270,6 +270,14 @@ impl Tunnel {
         }
     }
 
+    /// Waits until the tunnel is gone; says why.
+    pub async fn over(&self) -> String {
+        match &self.carrier {
+            Carrier::Multiplexed { session, smux } => over(session, smux).await,
+            Carrier::Single(single) => single.over().await,
+        }
+    }
+
     /// Ends the SSM session, or all of them, in an orderly way and waits for it. Sessions that each carry a
     /// stream of a tunnel that is over already end with their streams.
     pub async fn terminate(&self) {

@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::DropGuard;
 
-use crate::smux::SmuxStream;
+use crate::smux::{SmuxStream, Unread};
 use crate::ssm::DataStream;
 
 /// A connection to the target's port, as a byte stream. Dropping it closes the connection.
@@ -32,6 +32,14 @@ impl From<SmuxStream> for Stream {
 }
 
 impl Stream {
+    /// Tells how much waits for the reader; none where that is nobody else's concern, the SSM session being its own.
+    pub fn unread(&self) -> Option<Unread> {
+        match &self.0 {
+            Carried::Multiplexed(stream) => Some(stream.unread()),
+            Carried::Single { .. } => None,
+        }
+    }
+
     /// The stream of an SSM session that is released with it.
     pub(super) fn single(stream: DataStream, release: DropGuard) -> Self {
         Self(Carried::Single {

@@ -11,6 +11,7 @@ mod lifecycle;
 mod link;
 mod login;
 mod pool;
+mod raw;
 mod state;
 mod transport;
 mod users;
@@ -32,6 +33,7 @@ pub use self::error::Error;
 pub use self::link::Link;
 pub use self::login::Login;
 use self::pool::Pool;
+pub use self::raw::{Origin, RawStream};
 pub use self::state::{Absence, News, Outage, State};
 pub use self::transport::Transport;
 pub use self::users::Users;
@@ -191,10 +193,10 @@ impl Upstream {
     }
 
     /// Runs `seek`, which notes its setbacks and may ask people, for as long as a client waits.
-    async fn held(
+    async fn held<T>(
         &self,
-        seek: impl AsyncFnOnce(&mut Option<Error>, Option<&Attendance>) -> Result<Transport, Error>,
-    ) -> Result<Transport, Error> {
+        seek: impl AsyncFnOnce(&mut Option<Error>, Option<&Attendance>) -> Result<T, Error>,
+    ) -> Result<T, Error> {
         self.shared.link.want();
         let mut last_failure = None;
         let attendance = Attendance::default();

@@ -53,6 +53,11 @@ impl Faulty {
         Some(Self { world, far })
     }
 
+    /// The emulator's endpoint, and its first target.
+    pub(crate) fn names(&self) -> (String, String) {
+        self.far.names()
+    }
+
     pub(crate) fn faults(&self) -> &Faults {
         &self.far.faults
     }

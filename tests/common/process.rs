@@ -132,6 +132,14 @@ impl Run {
         output
     }
 
+    /// Starts the command and does not wait for its end; its output goes where [`Run::stdout_to`] says, or nowhere.
+    pub(crate) fn background(mut self) -> Running {
+        self.command
+            .stdin(self.stdin.take().map_or_else(Stdio::null, Stdio::from))
+            .stdout(self.stdout.take().map_or_else(Stdio::null, Stdio::from));
+        Running::start(self.command)
+    }
+
     /// Starts the command with both ends piped to the caller.
     pub(crate) fn piped(mut self) -> Running {
         self.command.stdin(Stdio::piped()).stdout(Stdio::piped());

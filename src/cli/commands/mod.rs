@@ -1,6 +1,7 @@
 //! The commands that stay in the foreground, and how they end.
 
 mod choose;
+pub(super) mod connect;
 pub(super) mod demo;
 pub(super) mod doctor;
 pub(super) mod emulator;

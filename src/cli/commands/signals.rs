@@ -21,6 +21,14 @@ impl Signals {
         })
     }
 
+    /// Waits for one that a person has sent on purpose: not for SIGHUP, which comes by itself and maybe twice.
+    pub(super) async fn force(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+
     /// Waits for the next one.
     pub(super) async fn next(&mut self) {
         tokio::select! {

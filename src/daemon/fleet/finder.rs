@@ -124,6 +124,22 @@ impl Finder {
         self.lock().extend([name]);
     }
 
+    /// What is known of machines that are up, under each name that they were asked for by.
+    pub(super) fn known(&self, members: &Members) -> Vec<(String, Found, LinkKey)> {
+        let names = self.lock();
+        let known = names.iter().filter_map(|(name, place)| {
+            // Who holds the lock is searching.
+            let outcome = place.try_lock().ok()?;
+            match outcome.as_ref()? {
+                Outcome::Found(found, link) if members.has(link) => {
+                    Some((name.clone(), (**found).clone(), link.clone()))
+                }
+                Outcome::Found(..) | Outcome::Failed(..) => None,
+            }
+        });
+        known.collect()
+    }
+
     fn place(&self, name: &str, members: &Members) -> Result<Arc<Name>, Error> {
         let mut names = self.lock();
         if let Some(place) = names.get(name) {

@@ -113,6 +113,12 @@ impl Members {
         Some(links.up.get(link)?.logins.get(login)?.visit())
     }
 
+    /// Some login at `link`, if it is up: for those who want its tunnel and no login.
+    pub(super) fn any_visit(&self, link: &LinkKey) -> Option<Visit> {
+        let links = self.lock();
+        Some(links.up.get(link)?.logins.values().next()?.visit())
+    }
+
     /// Whether what is known of the machine still holds: it is up, or will be. One that is said to be out of reach may
     /// have been replaced by another of its name.
     pub(super) fn has(&self, link: &LinkKey) -> bool {

@@ -6,14 +6,16 @@
 //! | `finder` | from a target in somebody's words to a machine |
 //! | `account` | one AWS for each profile and region |
 //! | `members` | the targets that are up, from first use until nobody has used them for a while |
+//! | `offers` | which of them serves somebody who wants a raw stream |
 //! | `error` | why a name leads nowhere, and how its client is told |
 //! | `report` | what happens to targets, for those who tell people |
 
-mod account;
+pub(super) mod account;
 mod error;
 mod finder;
 mod members;
 mod name;
+mod offers;
 mod report;
 
 use std::sync::Arc;

@@ -8,7 +8,6 @@
 mod links;
 
 use std::collections::BTreeMap;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -118,16 +117,22 @@ impl Single {
 
     /// Waits for the next event; [`Event::Over`] is the last one, and told again.
     pub(super) async fn next_event(&self) -> Event {
-        let mut over = self.shared.over.subscribe();
-        let mut over = pin!(over.wait_for(Option::is_some));
         let mut events = self.events.lock().await;
         tokio::select! {
             biased;
             Some(event) = events.recv() => event,
-            reason = &mut over => Event::Over {
-                reason: reason.ok().and_then(|reason| reason.clone()).unwrap_or_default(),
-            },
+            reason = self.over() => Event::Over { reason },
         }
+    }
+
+    /// Waits until no more streams are to be had; says why.
+    pub(super) async fn over(&self) -> String {
+        let mut over = self.shared.over.subscribe();
+        let reason = over.wait_for(Option::is_some).await;
+        reason
+            .ok()
+            .and_then(|reason| reason.clone())
+            .unwrap_or_default()
     }
 
     /// Ends all streams, unless the tunnel is over: those it has left then are their owners'.

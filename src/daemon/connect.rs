@@ -1,0 +1,341 @@
+//! `ssmshim connect`: one connection to the target's port, through a running daemon or an SSM session of its own.
+
+use std::convert::Infallible;
+use std::future::pending;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use thiserror::Error;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::broadcast;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{debug, info};
+
+use super::control::carry::{self, Sink, Source, carry};
+use super::control::client::{self, Way};
+use super::control::herald::{Happening, Herald};
+use super::control::message::{Identity, Wanted};
+use super::control::{due, now};
+use super::fleet::account;
+use super::journal::keep_swept;
+use crate::aws;
+use crate::config::Serve;
+use crate::report::one_line;
+use crate::ssm::Ssm;
+use crate::target::{self, Selector};
+use crate::tunnel::{self, Tunnel};
+use crate::upstream::{News, RawStream};
+
+/// First and longest pause between attempts to reach the target.
+const DIAL_PAUSE: Duration = Duration::from_millis(250);
+const DIAL_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// There is no connection, or no more.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The AWS configuration.
+    #[error(transparent)]
+    Api(#[from] aws::Error),
+    /// There is no such target, or none that can be reached.
+    #[error(transparent)]
+    Target(#[from] target::Error),
+    /// It cannot be reached.
+    #[error(transparent)]
+    Tunnel(#[from] tunnel::Error),
+    /// It did not answer, and nobody said why not.
+    #[error("no connection to {target} within {} s", held.as_secs())]
+    HeldTooLong {
+        /// The machine.
+        target: String,
+        /// How long it was waited for.
+        held: Duration,
+    },
+    /// The connection was refused, or ended before its time.
+    #[error(transparent)]
+    Ended(#[from] carry::Error),
+    /// The running daemon could not open one, or ended it before its time.
+    #[error(transparent)]
+    Daemon(#[from] client::Error),
+}
+
+impl Error {
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Api(error) => error.hint().map(str::to_owned),
+            Self::Target(error) => error.hint(),
+            Self::Tunnel(error) => error.hint(),
+            Self::HeldTooLong { .. } => Some("--hold SECONDS waits longer".into()),
+            Self::Ended(error) => error.hint(),
+            Self::Daemon(error) => error.hint(),
+        }
+    }
+}
+
+/// The two ends of whoever wants the connection, and how to reach the person behind them.
+pub struct Local<R, W, T> {
+    /// Bytes for the target.
+    pub from: R,
+    /// Where its bytes go. Each write is flushed.
+    pub to: W,
+    /// Is told of what a person, or what stands in for one, needs to know.
+    pub tell: T,
+}
+
+/// Something to know of a connection that goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said<'a> {
+    /// It is open.
+    Opened,
+    /// It stands still, or moves again after that was told.
+    Pause(&'a str),
+}
+
+/// Connects to the target's port and carries bytes until either side ends the connection, or until `stop`, which also
+/// has to come when nobody takes the bytes any more. No SSM session is left behind.
+///
+/// A daemon that runs already is asked first, by the name of the target as it was given, then by its id: it
+/// has an SSM session, and a stream in that costs one round trip.
+///
+/// # Errors
+/// Why there is no connection, or why it ended before its time.
+pub async fn connect<R, W, T>(
+    config: &Serve,
+    local: Local<R, W, T>,
+    stop: &CancellationToken,
+) -> Result<(), Error>
+where
+    R: AsyncRead + Send + Unpin,
+    W: AsyncWrite + Send + Unpin,
+    T: Fn(Said<'_>),
+{
+    let attempt = Attempt {
+        config,
+        tasks: TaskTracker::new(),
+        over: CancellationToken::new(),
+        news: broadcast::Sender::new(1),
+    };
+    let connected = attempt.run(local, stop).await;
+    // What was started is ended by its own task, also when nobody waits for it any more.
+    attempt.over.cancel();
+    attempt.tasks.close();
+    attempt.tasks.wait().await;
+    connected
+}
+
+/// One connection, and what has to be tidied up after it.
+struct Attempt<'a> {
+    config: &'a Serve,
+    tasks: TaskTracker,
+    over: CancellationToken,
+    /// That there is a tunnel, for the sweep.
+    news: broadcast::Sender<News>,
+}
+
+/// A way to the target.
+enum Found {
+    /// Of a daemon, with a stream in it.
+    Daemon(Way),
+    /// Of our own.
+    Tunnel(Arc<Tunnel>),
+}
+
+impl Attempt<'_> {
+    async fn run<R, W, T>(
+        &self,
+        local: Local<R, W, T>,
+        stop: &CancellationToken,
+    ) -> Result<(), Error>
+    where
+        R: AsyncRead + Send + Unpin,
+        W: AsyncWrite + Send + Unpin,
+        T: Fn(Said<'_>),
+    {
+        let found = tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            found = self.find() => found?,
+        };
+        let Local { from, to, tell } = local;
+        let (from, to) = (Input(from), Output(to));
+        match found {
+            Found::Daemon(way) => {
+                tell(Said::Opened);
+                let tell = |text: &str| tell(Said::Pause(text));
+                Ok(way.carry(from, to, tell, stop.cancelled()).await?)
+            }
+            Found::Tunnel(tunnel) => {
+                let carried = match RawStream::open(Arc::clone(&tunnel)).await {
+                    Ok(stream) => {
+                        tell(Said::Opened);
+                        tokio::select! {
+                            carried = carry(stream, from, to, stop.cancelled()) => {
+                                carried.map_err(Error::from)
+                            }
+                            never = tell_pauses(&tunnel, &tell) => match never {},
+                        }
+                    }
+                    Err(error) => Err(error.into()),
+                };
+                tunnel.terminate().await;
+                carried
+            }
+        }
+    }
+
+    async fn find(&self) -> Result<Found, Error> {
+        let config = self.config;
+        let aws = super::aws(config.profile.as_deref(), config.region.as_deref()).await?;
+        let mut wanted = Wanted {
+            target: config.target.trim().to_owned(),
+            port: config.ssh_port,
+            place: account::place(config, aws.ssm()),
+            identity: Identity::of_environment(),
+        };
+        if let Some(way) = shared(&wanted).await? {
+            return Ok(Found::Daemon(way));
+        }
+        let is_id = matches!(Selector::parse(&wanted.target), Selector::Id(_));
+        if !is_id {
+            wanted.target = target::resolve(&aws, &wanted.target).await?.id;
+            if let Some(way) = shared(&wanted).await? {
+                return Ok(Found::Daemon(way));
+            }
+        }
+        match self.dial(aws.ssm(), wanted).await {
+            Ok(tunnel) => Ok(Found::Tunnel(Arc::new(tunnel))),
+            // An id is tried unseen, which saves a call. What AWS knows of it says more than the refusal.
+            Err(Error::Tunnel(error)) if is_id && error.is_offline() => {
+                target::resolve(&aws, &config.target).await?;
+                Err(error.into())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts an SSM session, trying for as long as somebody waits unless that is known to be in vain.
+    async fn dial(&self, ssm: &Ssm, wanted: Wanted) -> Result<Tunnel, Error> {
+        let ssm = match &self.config.ssmmessages_endpoint {
+            Some(endpoint) => ssm.clone().with_message_endpoint(endpoint.clone()),
+            None => ssm.clone(),
+        };
+        let journal = account::journal(wanted.place);
+        if let Some(journal) = &journal {
+            let (journal, ssm) = (Arc::clone(journal), ssm.clone());
+            let (news, over) = (self.news.subscribe(), self.over.clone());
+            self.tasks.spawn(keep_swept(journal, ssm, news, over));
+        }
+        let options = tunnel::Options {
+            ssm,
+            target: wanted.target,
+            port: wanted.port,
+            journal: journal.map(|journal| journal as _),
+            tracker: self.tasks.clone(),
+        };
+        let held = self.config.hold;
+        let mut last_failure = None;
+        match timeout(held, dial(&options, &mut last_failure)).await {
+            Ok(dialled) => {
+                let tunnel = dialled?;
+                // Where nobody is left to sweep for, nobody listens.
+                let _ = self.news.send(News::Up { gap: None });
+                Ok(tunnel)
+            }
+            Err(_) => Err(last_failure.map_or(
+                Error::HeldTooLong {
+                    target: options.target,
+                    held,
+                },
+                Error::Tunnel,
+            )),
+        }
+    }
+}
+
+/// A way that a running daemon has to what is wanted, with an open stream in it.
+///
+/// # Errors
+/// The daemon has such a way and cannot use it for now. Where that is so for good, there is none.
+async fn shared(wanted: &Wanted) -> Result<Option<Way>, Error> {
+    let Some(mut way) = client::ask(wanted).await else {
+        return Ok(None);
+    };
+    match way.opened().await {
+        Ok(()) => Ok(Some(way)),
+        Err(refusal) if refusal.is_final => {
+            info!(
+                reason = one_line(&refusal.error),
+                "the running daemon has no use of its way to the target"
+            );
+            Ok(None)
+        }
+        Err(refusal) => Err(refusal.error.into()),
+    }
+}
+
+/// Dials until it succeeds or is known to be in vain; `last_failure` is what spoke against it last.
+async fn dial(
+    options: &tunnel::Options,
+    last_failure: &mut Option<tunnel::Error>,
+) -> Result<Tunnel, tunnel::Error> {
+    let mut pauses = ExponentialBuilder::new()
+        .with_min_delay(DIAL_PAUSE)
+        .with_max_delay(DIAL_PAUSE_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build();
+    loop {
+        match Tunnel::dial(options).await {
+            Err(error) if !error.is_final() => {
+                debug!(reason = one_line(&error), "trying again");
+                *last_failure = Some(error);
+                sleep(pauses.next().unwrap_or(DIAL_PAUSE_MAX)).await;
+            }
+            dialled => return dialled,
+        }
+    }
+}
+
+/// Tells of the pauses of `tunnel` that last.
+async fn tell_pauses(tunnel: &Tunnel, tell: &impl Fn(Said<'_>)) -> Infallible {
+    let mut herald = Herald::default();
+    loop {
+        let told = tokio::select! {
+            event = tunnel.next_event() => match event {
+                // The stream ends with it, and that will be told.
+                tunnel::Event::Over { .. } => pending().await,
+                event => Happening::of_tunnel(event)
+                    .and_then(|happened| herald.handle(now(), happened)),
+            },
+            () = due(herald.poll_timeout()) => herald.handle_timeout(now()),
+        };
+        if let Some(text) = told {
+            tell(Said::Pause(&text));
+        }
+    }
+}
+
+/// A byte stream whose other end says by `stop` that it has gone.
+struct Input<R>(R);
+
+impl<R: AsyncRead + Send + Unpin> Source for Input<R> {
+    async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.0.read(buffer).await
+    }
+
+    async fn gone(&mut self) {
+        pending().await
+    }
+}
+
+struct Output<W>(W);
+
+impl<W: AsyncWrite + Send + Unpin> Sink for Output<W> {
+    async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.0.write_all(bytes).await?;
+        self.0.flush().await
+    }
+}

@@ -1,0 +1,94 @@
+//! A byte stream to the target's port as it is: for those who bring their own SSH client.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::{Error, Upstream};
+use crate::tunnel::{self, Stream, Tunnel};
+
+/// How long word of a refusal may take to get from one task to another.
+const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
+
+/// One connection to the target's port, and the tunnel that it is in.
+///
+/// It survives each loss of the link without losing a byte, and ends with the SSM session.
+pub struct RawStream {
+    /// The bytes of the connection.
+    pub stream: Stream,
+    /// What there is to say of its end.
+    pub origin: Origin,
+}
+
+/// Where a [`RawStream`] comes from.
+pub struct Origin {
+    tunnel: Arc<Tunnel>,
+    refusals: watch::Receiver<u64>,
+    refused_before: u64,
+}
+
+impl RawStream {
+    /// Opens a stream. The agent connects to the port afterwards; when it cannot, the stream ends at once.
+    ///
+    /// # Errors
+    /// As [`Tunnel::open`].
+    pub async fn open(tunnel: Arc<Tunnel>) -> Result<Self, tunnel::Error> {
+        let mut refusals = tunnel.refusals();
+        let refused_before = *refusals.borrow_and_update();
+        Ok(Self {
+            stream: tunnel.open().await?,
+            origin: Origin {
+                tunnel,
+                refusals,
+                refused_before,
+            },
+        })
+    }
+}
+
+impl Origin {
+    /// The machine at the other end.
+    pub fn target(&self) -> &str {
+        self.tunnel.target()
+    }
+
+    /// Whether a stream that ended without a byte did so because nothing listens on the port.
+    ///
+    /// The agent says that a port is closed without saying for which stream, just before that stream ends.
+    ///
+    /// # Errors
+    /// [`Error::NoSshd`], if that is so.
+    pub async fn check_port(&mut self) -> Result<(), Error> {
+        let before = self.refused_before;
+        let refused = self.refusals.wait_for(|count| *count > before);
+        match timeout(REFUSAL_PATIENCE, refused).await {
+            Ok(Ok(_)) => Err(Error::NoSshd {
+                target: self.tunnel.target().to_owned(),
+                port: self.tunnel.port(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits until the tunnel is gone, and says why.
+    pub async fn over(&self) -> String {
+        self.tunnel.over().await
+    }
+}
+
+impl Upstream {
+    /// Opens a byte stream to the target's port, once the tunnel is up and has a link. It counts among nothing
+    /// else: no transport is taken for it, and nobody logs in.
+    ///
+    /// # Errors
+    /// As [`Upstream::lease`].
+    pub async fn open_stream(&self) -> Result<RawStream, Error> {
+        self.held(async |last_failure, _| {
+            let tunnel = self.shared.link.tunnel(last_failure).await?;
+            Ok(RawStream::open(tunnel).await?)
+        })
+        .await
+    }
+}
