@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{debug, info};
 
 pub use self::error::Error;
 use self::single::Single;
@@ -131,31 +131,37 @@ impl Tunnel {
 
     async fn dial_as(options: &Options, session_options: ssm::Options) -> Result<Self, Error> {
         let request = StartRequest::port_forwarding(&options.target, options.port);
-        let (session, stream) = SsmSession::start(options.ssm.clone(), request, session_options)
-            .await
-            .map_err(|source| Error::start(&options.target, source))?;
-        let session_id = session.id().to_owned();
+        let started = SsmSession::start(options.ssm.clone(), request, session_options).await;
         let refusals = watch::channel(0).0;
-        let established = session.established();
-        let carrier = if established.is_multiplexed {
-            let config = smux::Config {
-                keepalive: established.needs_keepalive.then(smux::Keepalive::default),
-                ..smux::Config::default()
-            };
-            let (smux, driver) = SmuxSession::client(stream, config);
-            options.tracker.spawn(driver);
-            Carrier::Multiplexed { session, smux }
-        } else {
-            let version = established.peer_version.clone().unwrap_or_default();
-            warn!(
-                target = options.target,
-                version,
-                "the SSM agent is too old for several connections in a session: each takes a session of its own, and \
-                 longer to open; {}",
-                error::update(&options.target)
-            );
-            session.terminate().await;
-            Carrier::Single(Single::new(options.clone(), version, refusals.clone()))
+        let single = |version| Single::new(options.clone(), version, refusals.clone());
+        let (session_id, carrier) = match started {
+            Ok((session, stream)) if session.established().is_multiplexed => {
+                let config = smux::Config {
+                    keepalive: session
+                        .established()
+                        .needs_keepalive
+                        .then(smux::Keepalive::default),
+                    ..smux::Config::default()
+                };
+                let (smux, driver) = SmuxSession::client(stream, config);
+                options.tracker.spawn(driver);
+                let session_id = session.id().to_owned();
+                (session_id, Carrier::Multiplexed { session, smux })
+            }
+            Ok((session, _stream)) => {
+                let version = session.established().peer_version.clone();
+                let version = version.unwrap_or_default();
+                single::tell(&options.target, &version);
+                session.terminate().await;
+                let session_id = session.id().to_owned();
+                (session_id, Carrier::Single(single(version)))
+            }
+            // Only agents that carry one connection make it before they are asked to.
+            Err(ref error) if single::is_refusal(error) => {
+                let version = "before 3.0.222.0".to_owned();
+                (String::new(), Carrier::Single(single(version)))
+            }
+            Err(error) => return Err(Error::start(&options.target, error)),
         };
         Ok(Self {
             target: options.target.clone(),
@@ -176,7 +182,7 @@ impl Tunnel {
         self.port
     }
 
-    /// Names the SSM session in the service; the first one, if each stream has its own.
+    /// Names the SSM session in the service; the first one, if each stream has its own and it got so far.
     pub fn session_id(&self) -> &str {
         &self.session_id
     }

@@ -23,6 +23,8 @@ enum Carried {
         stream: DataStream,
         _release: DropGuard,
     },
+    /// Nothing: the agent could not connect to the port.
+    Refused,
 }
 
 impl From<SmuxStream> for Stream {
@@ -47,6 +49,11 @@ impl Stream {
             _release: release,
         })
     }
+
+    /// A stream that has ended before it began.
+    pub(super) fn refused() -> Self {
+        Self(Carried::Refused)
+    }
 }
 
 impl AsyncRead for Stream {
@@ -58,6 +65,7 @@ impl AsyncRead for Stream {
         match &mut self.0 {
             Carried::Multiplexed(stream) => Pin::new(stream).poll_read(cx, buffer),
             Carried::Single { stream, .. } => Pin::new(stream).poll_read(cx, buffer),
+            Carried::Refused => Poll::Ready(Ok(())),
         }
     }
 }
@@ -71,6 +79,7 @@ impl AsyncWrite for Stream {
         match &mut self.0 {
             Carried::Multiplexed(stream) => Pin::new(stream).poll_write(cx, bytes),
             Carried::Single { stream, .. } => Pin::new(stream).poll_write(cx, bytes),
+            Carried::Refused => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
 
@@ -78,6 +87,7 @@ impl AsyncWrite for Stream {
         match &mut self.0 {
             Carried::Multiplexed(stream) => Pin::new(stream).poll_flush(cx),
             Carried::Single { stream, .. } => Pin::new(stream).poll_flush(cx),
+            Carried::Refused => Poll::Ready(Ok(())),
         }
     }
 
@@ -85,6 +95,7 @@ impl AsyncWrite for Stream {
         match &mut self.0 {
             Carried::Multiplexed(stream) => Pin::new(stream).poll_shutdown(cx),
             Carried::Single { stream, .. } => Pin::new(stream).poll_shutdown(cx),
+            Carried::Refused => Poll::Ready(Ok(())),
         }
     }
 }

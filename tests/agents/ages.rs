@@ -114,6 +114,25 @@ fn a_connection_that_sshd_loses_ends_alone() {
     assert_eq!(world.ssh(&[], "exit 3").output().code, 3);
 }
 
+/// A closed port is named as such, and what is told of the agent is told once.
+#[test]
+fn a_port_that_nothing_listens_on_is_named() {
+    let Some(faulty) = agent("2.3.722.0", "{}") else {
+        return;
+    };
+    let world = &faulty.world;
+    world.sshd.as_ref().expect("a real one").stop();
+    let output = world.ssh(&[], "true").output();
+    assert_eq!(output.code, 255, "{output:?}");
+    let told = world.daemon.as_ref().expect("serve").told("error: ");
+    assert!(told.starts_with("nothing listens on port"), "{told}");
+    world.sshd.as_ref().expect("a real one").start_again();
+    let output = world.ssh(&[], "exit 4").output();
+    assert_eq!(output.code, 4, "{output:?}");
+    let words = "too old for several connections";
+    assert_eq!(said(&faulty).matches(words).count(), 1);
+}
+
 /// Neither the sessions in use nor the spare ones are left behind.
 #[test]
 fn sessions_of_single_connections_are_ended() {

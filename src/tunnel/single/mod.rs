@@ -7,24 +7,47 @@
 
 mod links;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, info, warn};
 
 use self::links::{Key, Links};
-use super::{Error, Event, Options, Stream};
+use super::{Error, Event, Options, Stream, error};
 use crate::report::one_line;
-use crate::ssm::{self, SessionEvent, SsmSession, StartRequest};
+use crate::ssm::{self, SsmSession, StartRequest};
 
 /// Events kept for an owner that is slow to take them; more are lost.
 const EVENTS: usize = 64;
 
 /// What old agents say, when a session ends, of a port that nothing listens on.
 const REFUSED: &str = "Unable to connect to specified port";
+
+/// The machines of which [`tell`] has told, each with its agent's version: as many as this process serves.
+static TOLD: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+
+/// Tells what an old agent costs; once, and then at each redial only to those who look closely.
+pub(super) fn tell(target: &str, version: &str) {
+    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
+    if !told.insert((target.to_owned(), version.to_owned())) {
+        return info!(target, version, "the SSM agent is still too old");
+    }
+    warn!(
+        target,
+        version,
+        "the SSM agent is too old for several connections in a session: each takes a session of its own, and \
+         longer to open; {}",
+        error::update(target)
+    );
+}
+
+/// Whether a session has ended because nothing listens on the port.
+pub(super) fn is_refusal(error: &ssm::Error) -> bool {
+    matches!(error, ssm::Error::Closed(text) if text.contains(REFUSED))
+}
 
 /// A tunnel whose streams are SSM sessions.
 #[derive(Debug)]
@@ -76,7 +99,7 @@ impl Single {
         &self.version
     }
 
-    /// Starts an SSM session for one stream.
+    /// Starts an SSM session for one stream. When nothing listens on the port, the stream ends at once.
     ///
     /// # Errors
     /// [`Error::Single`]; the tunnel is over then, and the streams that it has are not.
@@ -86,15 +109,22 @@ impl Single {
         } = &self.options;
         let request = StartRequest::single_port(target, *port);
         let started = SsmSession::start(ssm.clone(), request, self.options.session()).await;
-        let (session, stream) = started.map_err(|source| {
-            let error = Error::Single {
-                target: target.clone(),
-                version: self.version.clone(),
-                source,
-            };
-            self.shared.over.send_replace(Some(one_line(&error)));
-            error
-        })?;
+        let (session, stream) = match started {
+            Ok(started) => started,
+            Err(error) if is_refusal(&error) => {
+                self.shared.note_refusal();
+                return Ok(Stream::refused());
+            }
+            Err(source) => {
+                let error = Error::Single {
+                    target: target.clone(),
+                    version: self.version.clone(),
+                    source,
+                };
+                self.shared.over.send_replace(Some(one_line(&error)));
+                return Err(error);
+            }
+        };
         let session = Arc::new(session);
         let key = {
             let mut sessions = self.shared.lock();
@@ -160,15 +190,12 @@ impl Shared {
             };
             let Some(event) = event else { break };
             debug!(session_id = session.id(), ?event, "session of a stream");
-            if matches!(&event, SessionEvent::Closed { text } if text.contains(REFUSED)) {
-                self.refusals.send_modify(|count| *count += 1);
-            }
             let event = self.lock().links.on_event(key, &event);
             self.tell(event);
         }
         let end = session.terminate().await;
-        if matches!(&*end, ssm::Error::Closed(text) if text.contains(REFUSED)) {
-            self.refusals.send_modify(|count| *count += 1);
+        if is_refusal(&end) {
+            self.note_refusal();
         }
         let event = {
             let mut sessions = self.lock();
@@ -176,6 +203,10 @@ impl Shared {
             sessions.links.on_end(key, &one_line(&*end))
         };
         self.tell(event);
+    }
+
+    fn note_refusal(&self) {
+        self.refusals.send_modify(|count| *count += 1);
     }
 
     fn tell(&self, event: Option<Event>) {

@@ -153,7 +153,7 @@ const PROMPT_WAIT: Duration = Duration::from_millis(30);
 const SILENCES: u32 = 3;
 /// The same for the first message, which a peer that is not ready refuses for up to a second.
 const FIRST_SILENCES: u32 = 6;
-/// Transmissions of the newest message after which its answer may be lost as well.
+/// Transmissions of a message after which its answer is rather lost than late.
 const TELLING: u32 = 3;
 
 impl Outgoing {
@@ -565,7 +565,11 @@ impl Outgoing {
                     is_acknowledged: false,
                 });
                 self.queue(self.base);
-                self.wish();
+                // A first answer may only be late; what is wished for then would be late as well, and so on.
+                let head = self.entries.front();
+                if head.is_some_and(|head| head.transmissions >= TELLING) {
+                    self.wish();
+                }
                 if self.timeouts > HEAD_PROBES {
                     self.queue_next_probes();
                 }
