@@ -78,6 +78,7 @@ const PURE: &[&str] = &[
     "ssh::wire",
     "ssh::transport",
     "ssh::auth",
+    "ssh::memory",
     "emulator::fault::line",
     "emulator::fault::plan",
     "emulator::fault::script",
