@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::ssh::Memory;
+
 /// The place of the accepted user while none is.
 const NOBODY_YET: usize = usize::MAX;
 
@@ -16,6 +18,8 @@ pub struct Users {
     accepted: AtomicUsize,
     /// Held by the login that finds out who is accepted.
     search: Mutex<()>,
+    /// What logged them in.
+    memory: Memory,
 }
 
 impl Users {
@@ -31,7 +35,21 @@ impl Users {
             names,
             accepted: AtomicUsize::new(NOBODY_YET),
             search: Mutex::default(),
+            memory: Memory::default(),
         }
+    }
+
+    /// How many of them may be the right one: one when the target has accepted somebody.
+    pub(super) fn open(&self) -> usize {
+        match self.accepted.load(Ordering::Relaxed) {
+            NOBODY_YET => self.names.len(),
+            _ => 1,
+        }
+    }
+
+    /// What logged them in, and what did not.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     /// Waits for the login that is finding out which of several users is accepted, or becomes that login.
