@@ -123,6 +123,7 @@ impl Demo {
                 target: target.clone(),
                 port: SSH_PORT,
                 journal: None,
+                witness: None,
                 tracker: TaskTracker::new(),
             },
             hold: Duration::from_secs(30),

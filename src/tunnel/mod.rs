@@ -1,5 +1,7 @@
 //! SSM session, data channel and smux as plain byte streams: the only place that knows them all.
 
+mod witness;
+
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,6 +12,7 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
+pub use self::witness::{Asked, Testimony, Witness};
 use crate::report::one_line;
 use crate::smux::{self, SmuxSession, SmuxStream};
 use crate::ssm::{self, Disposition, Journal, SessionEvent, Ssm, SsmSession, StartRequest};
@@ -27,6 +30,8 @@ pub struct Options {
     pub port: u16,
     /// Is told of each SSM session.
     pub journal: Option<Arc<dyn Journal>>,
+    /// Is asked about the target when the service cannot start a session to it.
+    pub witness: Option<Arc<dyn Witness>>,
     /// Owns the tasks of every tunnel; to be waited for before the process exits, so that no SSM session
     /// is left behind, not even one that was still being started.
     pub tracker: TaskTracker,
@@ -43,6 +48,15 @@ pub enum Error {
         /// Why not.
         #[source]
         source: ssm::Error,
+    },
+    /// The target is out of the service's reach, and it is known why.
+    #[error("{cause}")]
+    Absent {
+        /// What is known of it.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+        /// What a person can do about it.
+        hint: Option<String>,
     },
     /// The agent is from before sessions could carry several streams.
     #[error(
@@ -65,6 +79,24 @@ pub enum Error {
     },
 }
 
+impl Options {
+    /// Why no session could be started: what the service says, or a witness who knows better.
+    async fn why_not(&self, source: ssm::Error) -> Error {
+        let error = Error::Session {
+            target: self.target.clone(),
+            source,
+        };
+        let witness = self.witness.as_ref().filter(|_| error.is_offline());
+        let Some(witness) = witness else {
+            return error;
+        };
+        match witness.ask().await {
+            Some(Testimony { cause, hint }) => Error::Absent { cause, hint },
+            None => error,
+        }
+    }
+}
+
 impl Error {
     /// Whether waiting cannot heal it: somebody has to change something.
     pub fn is_final(&self) -> bool {
@@ -77,7 +109,7 @@ impl Error {
                 }
                 other => other.disposition() == Disposition::Fatal,
             },
-            Self::AgentTooOld { .. } => true,
+            Self::Absent { .. } | Self::AgentTooOld { .. } => true,
             Self::Lost { .. } => false,
         }
     }
@@ -86,10 +118,11 @@ impl Error {
     pub fn is_offline(&self) -> bool {
         matches!(
             self,
-            Self::Session {
-                source: ssm::Error::Api(ssm::api::Error::TargetNotConnected(_)),
-                ..
-            }
+            Self::Absent { .. }
+                | Self::Session {
+                    source: ssm::Error::Api(ssm::api::Error::TargetNotConnected(_)),
+                    ..
+                }
         )
     }
 
@@ -97,6 +130,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Session { source, .. } => source.hint().map(str::to_owned),
+            Self::Absent { hint, .. } => hint.clone(),
             Self::AgentTooOld { .. } => Some(
                 "update it there, to 3.0.222.0 or later: \
                  aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids …"
@@ -162,12 +196,11 @@ impl Tunnel {
             ..ssm::Options::default()
         };
         let request = StartRequest::port_forwarding(&options.target, options.port);
-        let (session, stream) = SsmSession::start(options.ssm.clone(), request, session_options)
-            .await
-            .map_err(|source| Error::Session {
-                target: options.target.clone(),
-                source,
-            })?;
+        let started = SsmSession::start(options.ssm.clone(), request, session_options).await;
+        let (session, stream) = match started {
+            Ok(started) => started,
+            Err(source) => return Err(options.why_not(source).await),
+        };
         let established = session.established();
         if !established.is_multiplexed {
             let version = established.peer_version.clone().unwrap_or_default();
