@@ -150,6 +150,30 @@ fn every_way_to_name_a_machine_leads_to_it() {
     assert_eq!(daemon.text("target"), WEB);
 }
 
+/// What a machine is called is asked only when somebody has to know: who logs in, or why it cannot be reached.
+#[test]
+fn a_session_to_an_id_waits_for_no_other_call() {
+    let fleet = Fleet::start();
+    let Some(sshd) = Sshd::start(&fleet.path("sshd")) else {
+        return;
+    };
+    let failing = |operation| json!({ "fault": "api", "operation": operation, "answer": { "failed": { "status": 503 } }, "extent": "always" });
+    let rules = ["DescribeInstanceInformation", "GetConnectionStatus"].map(failing);
+    let plan = json!({ "faults": rules });
+    fleet.emulator.inject(&plan);
+    let refused = || fleet.emulator.faults("GET", "")["counters"]["api_refused"].clone();
+    let identity = sshd.identity.display().to_string();
+    let user = user();
+    let login = ["--user", &user, "--identity", &identity];
+    let daemon = fleet.serve(&sshd, WEB, &login, "");
+    assert_eq!(daemon.text("target"), WEB);
+    assert_eq!(refused(), 0, "nobody asked");
+    // Whose users are wanted is asked about, and an answer that does not come hurts nobody.
+    let daemon = fleet.serve(&sshd, NODE, &["--identity", &identity], "");
+    assert_eq!(daemon.text("target"), NODE);
+    assert_ne!(refused(), 0, "it was asked");
+}
+
 #[test]
 fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
     let fleet = Fleet::start();

@@ -6,6 +6,7 @@ mod instance_connect;
 mod journal;
 mod known_hosts;
 mod terminal;
+mod wanted;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tracing::warn;
 use self::instance_connect::InstanceConnect;
 use self::journal::{Journal, Place};
 use self::terminal::Terminal;
+use self::wanted::Inquirer;
 use crate::aws::{self, Aws};
 use crate::config::{self, Serve};
 use crate::relay;
@@ -28,9 +30,9 @@ use crate::server::authorized_keys::{self, AuthorizedKeys};
 use crate::server::{self, ListenError, Server, host_key};
 use crate::ssh::credential;
 use crate::ssm::Ssm;
-use crate::target::{self, Machine};
+use crate::target::{self, Wanted};
 use crate::tunnel;
-use crate::upstream::{self, Login, News, State, Upstream, Users};
+use crate::upstream::{self, Login, News, State, Upstream};
 
 /// An endpoint and its upstream, running.
 pub struct Daemon {
@@ -97,18 +99,6 @@ pub async fn aws(profile: Option<&str>, region: Option<&str>) -> Result<Aws, aws
     Aws::new(Ssm::from_loader(loader).await?)
 }
 
-/// Who to log in as on `machine`: who is configured, or who its platform suggests.
-fn users(config: &Serve, machine: &Machine) -> Users {
-    match &config.user {
-        Some(user) => Users::new(user, []),
-        None => {
-            let own = config::own_user();
-            let mut suggested = target::users::of(machine, &own).into_iter();
-            Users::new(suggested.next().unwrap_or(own), suggested)
-        }
-    }
-}
-
 /// Where the sessions of `ssm` are.
 fn place(config: &Serve, ssm: &Ssm) -> Place {
     let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
@@ -160,12 +150,12 @@ impl Daemon {
             Some(endpoint) => ssm.with_message_endpoint(endpoint.clone()),
             None => ssm,
         };
-        let machine = target::resolve(&aws, &config.target).await?;
-        let id = machine.id.clone();
+        let wanted = Arc::new(Wanted::find(&aws, &config.target).await?);
+        let id = wanted.id().to_owned();
         let journal = journal(place(config, &ssm));
         let upstream = upstream::Options {
             login: Login {
-                users: users(config, &machine),
+                users: wanted::users(config, &wanted),
                 credentials: credentials::gather(
                     &config.identity,
                     &config.certificate,
@@ -180,6 +170,7 @@ impl Daemon {
                 target: id,
                 port: config.ssh_port,
                 journal: journal.clone().map(|journal| journal as _),
+                witness: Some(Arc::new(Inquirer(wanted))),
                 tracker: TaskTracker::new(),
             },
             hold: config.hold,
