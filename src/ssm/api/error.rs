@@ -38,6 +38,34 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All that is ever called.
+    pub const ALL: [Self; 9] = [
+        Self::Start,
+        Self::Resume,
+        Self::Terminate,
+        Self::DescribeManaged,
+        Self::ConnectionStatus,
+        Self::DescribeSessions,
+        Self::DescribeInstances,
+        Self::SendKey,
+        Self::CallerIdentity,
+    ];
+
+    /// The IAM action that a policy must allow, where the call needs one.
+    pub fn permission(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Start => "ssm:StartSession",
+            Self::Resume => "ssm:ResumeSession",
+            Self::Terminate => "ssm:TerminateSession",
+            Self::DescribeManaged => "ssm:DescribeInstanceInformation",
+            Self::ConnectionStatus => "ssm:GetConnectionStatus",
+            Self::DescribeSessions => "ssm:DescribeSessions",
+            Self::DescribeInstances => "ec2:DescribeInstances",
+            Self::SendKey => "ec2-instance-connect:SendSSHPublicKey",
+            Self::CallerIdentity => return None,
+        })
+    }
+
     /// The service that answers, as people call it.
     pub fn service(self) -> &'static str {
         match self {
