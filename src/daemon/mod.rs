@@ -180,7 +180,7 @@ impl Daemon {
             let (news, stop) = (daemon.news(), daemon.stop.clone());
             daemon
                 .tasks
-                .spawn(journal::keep_swept(journal, ssm, news, stop));
+                .spawn(journal::keep_swept(journal, aws, news, stop));
         }
         Ok(daemon)
     }
