@@ -5,10 +5,10 @@ mod common;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::daemon::Daemon;
+use common::daemon::{Daemon, aws_environment};
 use common::net::call_ssm;
 use common::until;
-use common::world::World;
+use common::world::{World, serve_args};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -104,6 +104,27 @@ fn the_session_of_an_end_offline_is_ended_by_the_next() {
     emulator.signal(Signal::CONT);
     let _daemon = world.another(&[]);
     wait_for_sweep(&world, &old);
+}
+
+/// Nobody is let in, so there is nothing to stay for.
+#[test]
+fn a_daemon_that_gives_up_ends_its_session() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let emulator = world.emulator();
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let port = sshd.port.to_string();
+    let args = serve_args(&emulator.text("target"), &port, &world.target.identity);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let environment = aws_environment(&emulator.text("endpoint"));
+    let mut daemon = Daemon::launch(&world.path("home"), &args, &environment);
+    assert_eq!(daemon.wait().0, 1, "{}", daemon.stderr());
+    let started = emulator.faults("GET", "")["counters"]["sessions"].clone();
+    assert_eq!(started, 2, "there was one, after that of the world");
+    assert_eq!(open(&world), [""; 0]);
+    assert!(files(&journals(&world)).is_empty(), "all is tidy");
 }
 
 #[test]

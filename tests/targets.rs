@@ -20,6 +20,8 @@ const STOPPED: &str = "i-0aaaaaaaaaaaaaaa4";
 const UNMANAGED: &str = "i-0aaaaaaaaaaaaaaa5";
 const NODE: &str = "mi-0aaaaaaaaaaaaaaa6";
 const LOST: &str = "i-0aaaaaaaaaaaaaaa7";
+const TASK: &str = "ecs:prod_0f3e5d7c9b1a4e6f8a0b2c4d6e8f0a1b_0f3e5d7c9b1a-0265927825";
+const JOB: &str = "sagemaker-training-job:train-1_algo-1";
 
 /// An emulator with machines of every kind, and a home.
 struct Fleet {
@@ -109,6 +111,9 @@ fn machines() -> Value {
         { "id": NODE, "name": "office.example.com", "details": { "platform_name": "Debian GNU/Linux",
             "platform_version": "12", "address": "192.168.1.2" } },
         lost(LOST, "lost", 3 * 3600),
+        // On no list, but connected.
+        { "id": TASK, "name": "task", "details": { "managed": false } },
+        { "id": JOB, "name": "job", "details": { "managed": false } },
     ])
 }
 
@@ -135,6 +140,8 @@ fn every_way_to_name_a_machine_leads_to_it() {
         ("ip-10-0-0-7.eu-central-1.compute.internal", WEB),
         ("OFFICE", NODE),
         (NODE, NODE),
+        (TASK, TASK),
+        (JOB, JOB),
     ] {
         let daemon = fleet.serve(&sshd, name, &login, "");
         assert_eq!(daemon.text("target"), id, "{name}");

@@ -12,13 +12,13 @@ use crate::common::{have, until};
 use crate::far::{Vault, ssh};
 
 /// An ssh-agent that ends with the test.
-struct Agent {
+pub(crate) struct Agent {
     process: Child,
     socket: PathBuf,
 }
 
 impl Agent {
-    fn start(directory: &Path) -> Self {
+    pub(crate) fn start(directory: &Path) -> Self {
         let socket = directory.join("agent");
         let mut command = Command::new("ssh-agent");
         command.arg("-D").arg("-a").arg(&socket);
@@ -28,12 +28,12 @@ impl Agent {
     }
 
     /// What has programs find it.
-    fn variable(&self) -> (&str, &str) {
+    pub(crate) fn variable(&self) -> (&str, &str) {
         let socket = self.socket.to_str().expect("a path of ours");
         ("SSH_AUTH_SOCK", socket)
     }
 
-    fn add(&self, key: &Path) {
+    pub(crate) fn add(&self, key: &Path) {
         Run::new("ssh-add")
             .env("SSH_AUTH_SOCK", &self.socket)
             .arg(key)

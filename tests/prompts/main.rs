@@ -7,6 +7,7 @@
 mod common;
 
 mod agents;
+mod certificates;
 mod far;
 mod foreign;
 mod host_keys;
