@@ -271,6 +271,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
         wallet.succeeded(&config.memory, core.accepted(), core.refused());
         self.took_person = wallet.took_person();
+        self.took_touch = wallet.took_touch();
         config.user.clone_into(&mut self.user);
         self.transport().authenticated();
         self.enter(Phase::Connection);

@@ -35,6 +35,7 @@ pub(super) struct Wallet {
     /// The password used last, and for which offer.
     used: Option<(usize, Arc<Person>, Password)>,
     took_person: bool,
+    took_touch: bool,
 }
 
 enum Secret {
@@ -83,6 +84,7 @@ impl Wallet {
             agents: Vec::new(),
             used: None,
             took_person: false,
+            took_touch: false,
         };
         for credential in credentials {
             if let Credential::Agent(keys) = credential {
@@ -175,6 +177,11 @@ impl Wallet {
     /// Whether somebody did something that they would have to do again for the next login.
     pub(super) fn took_person(&self) -> bool {
         self.took_person
+    }
+
+    /// Whether a security key was touched.
+    pub(super) fn took_touch(&self) -> bool {
+        self.took_touch
     }
 
     async fn open_agent(&mut self, socket: &Path) {
@@ -374,7 +381,8 @@ impl Wallet {
             }
             Some(Secret::Agent { agent, key, .. }) => {
                 let signed = self.agents[*agent].agent.sign(key, algorithm, data).await;
-                self.took_person |= takes_touch(key);
+                self.took_touch |= takes_touch(key);
+                self.took_person |= self.took_touch;
                 signed.map_err(|error: agent::Error| {
                     debug!(%error, "ssh-agent did not sign");
                     Outcome::Declined
