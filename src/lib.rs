@@ -13,11 +13,11 @@
 //! | module | what lives there |
 //! |---|---|
 //! | [`cli`] | arguments, commands, all printing, exit status |
-//! | [`daemon`] | wiring of the parts into `serve` and `demo`, start, drain and stop |
+//! | [`daemon`] | wiring of the parts into `serve` and `demo`, start, drain and stop; the fleet of targets |
 //! | [`config`] | configuration file, environment and flags, resolved into one value |
 //! | [`server`] | the local endpoint: listener, access policy, host key, who is at the other end |
 //! | [`relay`] | local connection and upstream transport joined message by message; observer, queues |
-//! | [`upstream`] | the target: warm pool of authenticated SSH transports over one tunnel |
+//! | [`upstream`] | a target: warm pools of authenticated SSH transports over one tunnel |
 //! | [`tunnel`] | SSM session + data channel + smux as plain byte streams |
 //! | [`target`] | a name, an address or a tag made into one machine that can be reached |
 //! | [`aws`] | signed calls beyond SSM sessions: which machines there are, who we are |

@@ -71,7 +71,7 @@ fn any_login_name_is_the_owner() {
     let Some(mut world) = World::serve() else {
         return;
     };
-    for name in ["anything", "root", "nobody", "i-0123456789abcdef0", "a+b"] {
+    for name in ["anything", "root", "nobody", "i-0123456789abcdef0"] {
         world.target.user = name.to_owned();
         assert_eq!(
             world.ssh(&[], "id -un").ok().text(),

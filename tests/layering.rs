@@ -70,6 +70,7 @@ const WITHOUT_AWS: &[&str] = &["server", "relay", "smux", "ssh", "sshd"];
 /// Protocol cores: bytes and time in, bytes and events out; no runtime, and no clock of their own.
 const PURE: &[&str] = &[
     "ssm::protocol",
+    "daemon::fleet::name",
     "upstream::backoff",
     "upstream::lifecycle",
     "smux::frame",
@@ -79,9 +80,11 @@ const PURE: &[&str] = &[
     "ssh::transport",
     "ssh::auth",
     "ssh::memory",
+    "emulator::agent::version",
     "emulator::fault::line",
     "emulator::fault::plan",
     "emulator::fault::script",
+    "tunnel::single::links",
     "relay::absence",
     "relay::credit",
     "relay::flight",

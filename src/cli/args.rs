@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Access, StrictHostKey};
 use crate::emulator::fault::Plan;
-use crate::emulator::{Pacing, Resend};
+use crate::emulator::fault::plan::EXAMPLES;
+use crate::emulator::{AgentVersion, Pacing, Resend};
 use crate::net::Destination;
 use crate::telemetry;
 
@@ -65,7 +66,8 @@ pub(super) struct OutputArgs {
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// The machine to reach: an id (i-…, mi-…, ecs:…), a name, tag:Key=Value, a private address, or an alias of
-    /// the configuration; asked for when missing on a terminal
+    /// the configuration. Login names select others (`ssh db@…`, `ssh alice+db@…`), and have to where this is missing;
+    /// on a terminal it is asked for
     #[arg(env = "SSMSHIM_TARGET")]
     pub(super) target: Option<String>,
 
@@ -138,6 +140,10 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "SECONDS", env = "SSMSHIM_HOLD")]
     pub(super) hold: Option<u64>,
 
+    /// Seconds that a target which a login name has selected is kept after its last connection [default: 600]
+    #[arg(long, value_name = "SECONDS", env = "SSMSHIM_IDLE")]
+    pub(super) idle: Option<u64>,
+
     /// Allow --listen on an address that other machines can reach; needs `--access keys`
     #[arg(long)]
     pub(super) allow_remote_clients: bool,
@@ -191,6 +197,7 @@ pub(super) struct DemoArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_long_help = fault_help())]
 pub(super) struct EmulatorArgs {
     /// Loopback address to listen on
     #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:8022")]
@@ -203,6 +210,11 @@ pub(super) struct EmulatorArgs {
     /// Where keys pushed by EC2 Instance Connect are kept for a minute: AuthorizedKeysFile DIR/%u
     #[arg(long, value_name = "DIR")]
     pub(super) pushed_keys: Option<PathBuf>,
+
+    /// Which version of amazon-ssm-agent the emulated agents are, with the ways and the lacks that it had, such as
+    /// 2.3.722.0 (no multiplexing) or 3.1.1511.0
+    #[arg(long, value_name = "VERSION", default_value_t)]
+    pub(super) agent_version: AgentVersion,
 
     #[command(flatten)]
     pub(super) emulated: EmulatedArgs,
@@ -240,6 +252,15 @@ impl FaultArgs {
                 .collect(),
         }
     }
+}
+
+/// What can go wrong, an example of each kind.
+fn fault_help() -> String {
+    let mut help = "Faults, one of each kind:\n".to_owned();
+    for (example, meaning) in EXAMPLES {
+        help.push_str(&format!("\n  {meaning}\n      {example}\n"));
+    }
+    help
 }
 
 fn read_plan(argument: &str) -> Result<Plan, String> {

@@ -20,38 +20,58 @@ pub(super) enum Event<'a> {
         listen: SocketAddr,
         #[serde(skip_serializing_if = "Option::is_none")]
         endpoint: Option<&'a str>,
-        target: &'a str,
+        /// None where login names have to select one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        target: Option<&'a str>,
     },
+    /// A login name has selected the target, and it is being reached; `up` or `down` follows.
+    Started { target: &'a str },
     /// What was up is not any more.
     Lost {
+        target: &'a str,
         reason: &'a str,
         /// Whether the SSM session is being resumed: all that is open goes on afterwards. Otherwise another is
         /// started, and what was open in this one ends.
         resuming: bool,
     },
     /// The agent on the target does not answer, although there is a link to it.
-    Silent { silent_seconds: f64 },
+    Silent {
+        target: &'a str,
+        silent_seconds: f64,
+    },
     /// The agent answers again: all that is open goes on.
-    Heard { silent_seconds: f64 },
+    Heard {
+        target: &'a str,
+        silent_seconds: f64,
+    },
     /// The SSM session is not resumed yet, for a reason that was not told before.
     Retrying {
+        target: &'a str,
         attempt: u32,
         error: &'a str,
         hint: Option<&'a str>,
     },
     /// The SSM session goes on.
-    Resumed { gap_seconds: f64, attempts: u32 },
+    Resumed {
+        target: &'a str,
+        gap_seconds: f64,
+        attempts: u32,
+    },
     /// The target cannot be reached for now; the daemon stays up and tries again.
     Down {
+        target: &'a str,
         error: &'a str,
         hint: Option<&'a str>,
     },
-    /// The target is reached again.
+    /// The target is reached, or reached again.
     Up {
+        target: &'a str,
         /// Since it was lost, when that is known.
         #[serde(skip_serializing_if = "Option::is_none")]
         gap_seconds: Option<f64>,
     },
+    /// Nobody uses a target any more that a login name had selected, and its session ends.
+    Idle { target: &'a str },
     /// A signal came; connections are being closed.
     Stopping,
 }

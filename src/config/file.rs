@@ -46,6 +46,8 @@ pub struct File {
     pub strict_host_key: Option<StrictHostKey>,
     /// Seconds that a client waits for the target.
     pub hold_seconds: Option<u64>,
+    /// Seconds that a target which a login name has selected is kept after its last connection.
+    pub idle_seconds: Option<u64>,
     /// Names of one's own for targets: `[targets.NAME]`.
     #[serde(default)]
     pub targets: BTreeMap<String, Alias>,

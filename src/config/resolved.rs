@@ -1,6 +1,6 @@
 //! The configuration as it is meant: flags over environment over file over default.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -49,7 +49,7 @@ pub struct Overrides {
     pub allow_remote_clients: bool,
 }
 
-/// Everything `serve` needs to know.
+/// Everything that is needed to reach one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(
     missing_docs,
@@ -57,7 +57,6 @@ pub struct Overrides {
 )]
 pub struct Serve {
     pub target: String,
-    pub listen: SocketAddr,
     /// None leaves it to the target's platform.
     pub user: Option<String>,
     pub identity: Vec<PathBuf>,
@@ -66,9 +65,6 @@ pub struct Serve {
     pub profile: Option<String>,
     pub region: Option<String>,
     pub ssmmessages_endpoint: Option<Destination>,
-    pub access: Access,
-    pub authorized_keys: PathBuf,
-    pub host_key: PathBuf,
     pub known_hosts: PathBuf,
     pub strict_host_key: StrictHostKey,
     pub hold: Duration,
@@ -115,29 +111,20 @@ impl UsageError {
     }
 }
 
-/// The port of the endpoint unless something else is said.
-const DEFAULT_PORT: u16 = 2222;
-
 impl Serve {
     /// Puts flags, environment, file and defaults together.
     ///
     /// # Errors
     /// See [`UsageError`].
     pub fn resolve(overrides: Overrides) -> Result<Self, UsageError> {
-        let file = overrides.load_file()?;
-        Self::merge(overrides, file)
+        let mut file = overrides.load_file()?;
+        let target = overrides.values.target.clone().or(file.target.take());
+        Self::merge(target.ok_or(UsageError::NoTarget)?, overrides.values, file)
     }
 
-    fn merge(overrides: Overrides, mut file: File) -> Result<Self, UsageError> {
-        let said = overrides.values;
-        let wanted = said.target.or(file.target.take());
-        let target = file.follow(wanted.ok_or(UsageError::NoTarget)?);
-        let access = said.access.or(file.access).unwrap_or_default();
-        let listen = said
-            .listen
-            .or(file.listen)
-            .unwrap_or_else(|| (Ipv4Addr::LOCALHOST, DEFAULT_PORT).into());
-        check_listen(listen, access, overrides.allow_remote_clients)?;
+    /// As `said` and `file` have it for `wanted`, which may be an alias.
+    pub(super) fn merge(wanted: String, said: File, mut file: File) -> Result<Self, UsageError> {
+        let target = file.follow(wanted);
         let identity = if said.identity.is_empty() {
             file.identity
         } else {
@@ -151,7 +138,6 @@ impl Serve {
         let hold = said.hold_seconds.or(file.hold_seconds).unwrap_or(30);
         Ok(Self {
             target,
-            listen,
             user: said.user.or(file.user),
             identity: identity.iter().map(|path| expand_home(path)).collect(),
             certificate: certificate.iter().map(|path| expand_home(path)).collect(),
@@ -159,15 +145,6 @@ impl Serve {
             profile: said.profile.or(file.profile),
             region: said.region.or(file.region),
             ssmmessages_endpoint: said.ssmmessages_endpoint.or(file.ssmmessages_endpoint),
-            access,
-            authorized_keys: match said.authorized_keys.or(file.authorized_keys) {
-                Some(path) => expand_home(&path),
-                None => home()?.join(".ssh/authorized_keys"),
-            },
-            host_key: match said.host_key.or(file.host_key) {
-                Some(path) => expand_home(&path),
-                None => state_directory()?.join("host_key"),
-            },
             known_hosts: match said.known_hosts.or(file.known_hosts) {
                 Some(path) => expand_home(&path),
                 None => state_directory()?.join("known_hosts"),
@@ -176,14 +153,14 @@ impl Serve {
                 .strict_host_key
                 .or(file.strict_host_key)
                 .unwrap_or_default(),
-            hold: Duration::from_secs(hold.min(u32::MAX.into())),
+            hold: seconds(hold),
         })
     }
 }
 
 impl Overrides {
     /// The file that was named, or the usual one if it is there.
-    fn load_file(&self) -> Result<File, file::Error> {
+    pub(super) fn load_file(&self) -> Result<File, file::Error> {
         match (&self.config, default_config_path()) {
             (Some(path), _) => File::load(path),
             (None, Some(path)) if path.exists() => File::load(&path),
@@ -281,7 +258,12 @@ pub(crate) fn home() -> Result<PathBuf, UsageError> {
     Ok(directories.home_dir().into())
 }
 
-fn expand_home(path: &Path) -> PathBuf {
+/// As many as there can be.
+pub(super) fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count.min(u32::MAX.into()))
+}
+
+pub(super) fn expand_home(path: &Path) -> PathBuf {
     match (path.strip_prefix("~"), home()) {
         (Ok(rest), Ok(home)) => home.join(rest),
         _ => path.into(),
@@ -292,27 +274,15 @@ fn expand_home(path: &Path) -> PathBuf {
 mod tests {
     use super::*;
 
-    fn target() -> File {
-        File {
-            target: Some("i-1".into()),
-            ..File::default()
-        }
-    }
-
     #[test]
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let file = File::parse("target = \"i-file\"\nssh_port = 2022\nuser = \"admin\"").unwrap();
-        let overrides = Overrides {
-            values: target(),
-            ..Overrides::default()
-        };
-        let serve = Serve::merge(overrides, file).unwrap();
+        let serve = Serve::merge("i-1".into(), File::default(), file).unwrap();
         assert_eq!(serve.target, "i-1");
         assert_eq!(
             (serve.ssh_port, serve.user.as_deref()),
             (2022, Some("admin"))
         );
-        assert_eq!(serve.listen, "127.0.0.1:2222".parse().unwrap());
         assert_eq!(serve.strict_host_key, StrictHostKey::AcceptNew);
     }
 
@@ -334,17 +304,13 @@ mod tests {
 
     #[test]
     fn an_alias_wins_over_its_file_and_not_over_flags() {
-        let text = "target = \"web\"\nuser = \"admin\"\nregion = \"eu-west-1\"\nidentity = [\"a\"]\n\
+        let text = "user = \"admin\"\nregion = \"eu-west-1\"\nidentity = [\"a\"]\n\
             [targets.web]\ntarget = \"tag:role=web\"\nuser = \"ubuntu\"\nssh_port = 2022\n\
             [targets.db]\ntarget = \"web\"\nidentity = [\"b\"]";
-        let resolve = |values| {
-            let overrides = Overrides {
-                values,
-                ..Overrides::default()
-            };
-            Serve::merge(overrides, File::parse(text).unwrap()).unwrap()
+        let resolve = |wanted: &str, said| {
+            Serve::merge(wanted.into(), said, File::parse(text).unwrap()).unwrap()
         };
-        let web = resolve(File::default());
+        let web = resolve("web", File::default());
         assert_eq!(
             (web.target.as_str(), web.user.as_deref()),
             ("tag:role=web", Some("ubuntu"))
@@ -354,34 +320,16 @@ mod tests {
             (2022, Some("eu-west-1"))
         );
         assert_eq!(web.identity, [PathBuf::from("a")]);
-        let db = resolve(File {
-            target: Some("db".into()),
+        let said = File {
             user: Some("postgres".into()),
             ..File::default()
-        });
+        };
+        let db = resolve("db", said);
         // An alias does not lead to another: this is a machine called `web`.
         assert_eq!(
             (db.target.as_str(), db.user.as_deref()),
             ("web", Some("postgres"))
         );
         assert_eq!((db.ssh_port, db.identity), (22, vec![PathBuf::from("b")]));
-    }
-
-    #[test]
-    fn a_target_is_needed() {
-        let error = Serve::merge(Overrides::default(), File::default()).unwrap_err();
-        assert!(matches!(error, UsageError::NoTarget));
-        assert!(error.hint().is_some());
-    }
-
-    #[test]
-    fn the_sample_configuration_is_one() {
-        let sample = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/config.toml");
-        let file = File::load(Path::new(sample)).unwrap();
-        let overrides = Overrides {
-            values: target(),
-            ..Overrides::default()
-        };
-        Serve::merge(overrides, file).unwrap();
     }
 }

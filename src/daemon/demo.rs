@@ -11,7 +11,7 @@ use russh::keys::{Algorithm, PrivateKey};
 use thiserror::Error;
 use tokio_util::task::TaskTracker;
 
-use super::Daemon;
+use super::{Daemon, Fleet};
 use crate::config::state_directory;
 use crate::emulator::{self, Emulator, Pacing, Resend};
 use crate::relay;
@@ -22,7 +22,7 @@ use crate::ssh::{Credential, HostKey};
 use crate::sshd::{self, Sshd};
 use crate::ssm::Ssm;
 use crate::tunnel;
-use crate::upstream::{self, Login, Users};
+use crate::upstream::{Login, Users};
 
 /// How the demo runs.
 #[derive(Debug, Clone)]
@@ -73,6 +73,9 @@ impl Error {
 /// The target's sshd as the demo's agent sees it.
 const SSH_PORT: u16 = 22;
 
+/// How long a client waits for the target.
+const HOLD: Duration = Duration::from_secs(30);
+
 impl Demo {
     /// Starts everything; the daemon begins to dial at once.
     ///
@@ -108,32 +111,30 @@ impl Demo {
             access: Rule::Owner,
             limits: relay::Limits::default(),
         };
-        let upstream = upstream::Options {
-            login: Login {
-                users: Users::new("demo", []),
-                credentials: vec![Credential::Key {
-                    key: Arc::new(user_key),
-                    certificate: None,
-                    label: "demo key".into(),
-                }],
-                verifier: Arc::new(verifier),
-            },
-            tunnel: tunnel::Options {
-                ssm,
-                target: target.clone(),
-                port: SSH_PORT,
-                journal: None,
-                witness: None,
-                tracker: TaskTracker::new(),
-            },
-            hold: Duration::from_secs(30),
+        let login = Login {
+            users: Users::new("demo", []),
+            credentials: vec![Credential::Key {
+                key: Arc::new(user_key),
+                certificate: None,
+                label: "demo key".into(),
+            }],
+            verifier: Arc::new(verifier),
         };
+        let tunnel = tunnel::Options {
+            ssm,
+            target: target.clone(),
+            port: SSH_PORT,
+            journal: None,
+            witness: None,
+            tracker: TaskTracker::new(),
+        };
+        let fleet = Fleet::of_one(tunnel, login, HOLD);
         let demo = Self {
             emulator,
             sshd,
             target,
         };
-        match Daemon::start(server, upstream).await {
+        match Daemon::start(server, fleet).await {
             Ok(daemon) => Ok((demo, daemon)),
             Err(error) => {
                 demo.shutdown().await;

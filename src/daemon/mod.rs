@@ -2,6 +2,7 @@
 
 mod credentials;
 pub mod demo;
+pub mod fleet;
 mod instance_connect;
 mod journal;
 mod known_hosts;
@@ -16,29 +17,23 @@ use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
 
-use self::instance_connect::InstanceConnect;
-use self::journal::{Journal, Place};
-use self::terminal::Terminal;
-use self::wanted::Inquirer;
+pub use self::fleet::{Fleet, Report, What};
 use crate::aws::{self, Aws};
-use crate::config::{self, Serve};
+use crate::config::{self, Endpoint};
 use crate::relay;
 use crate::server::access::Rule;
 use crate::server::authorized_keys::{self, AuthorizedKeys};
 use crate::server::{self, ListenError, Server, host_key};
 use crate::ssh::credential;
 use crate::ssm::Ssm;
-use crate::target::{self, Wanted};
-use crate::tunnel;
-use crate::upstream::{self, Login, News, State, Upstream};
+use crate::target;
+use crate::upstream::{self, State};
 
-/// An endpoint and its upstream, running.
+/// An endpoint and its targets, running.
 pub struct Daemon {
     address: SocketAddr,
-    target: String,
-    upstream: Upstream,
+    fleet: Fleet,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -99,99 +94,33 @@ pub async fn aws(profile: Option<&str>, region: Option<&str>) -> Result<Aws, aws
     Aws::new(Ssm::from_loader(loader).await?)
 }
 
-/// Where the sessions of `ssm` are.
-fn place(config: &Serve, ssm: &Ssm) -> Place {
-    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    Place {
-        region: ssm.region().to_owned(),
-        endpoint: variable("AWS_ENDPOINT_URL_SSM").or_else(|| variable("AWS_ENDPOINT_URL")),
-        profile: config.profile.clone().or_else(|| variable("AWS_PROFILE")),
-    }
-}
-
-/// A journal of the sessions at `place`, if one can be kept.
-fn journal(place: Place) -> Option<Arc<Journal>> {
-    let directory = config::state_directory().ok()?.join("sessions");
-    match Journal::begin(&directory, place) {
-        Ok(journal) => Some(Arc::new(journal)),
-        Err(error) => {
-            warn!(
-                %error,
-                path = %directory.display(),
-                "cannot write down which SSM sessions are open; if ssmshim is killed, they end by themselves when \
-                 they have idled for long enough"
-            );
-            None
-        }
-    }
-}
-
 impl Daemon {
-    /// Opens the port and begins to reach the target.
+    /// Opens the port and begins to reach the target, if there is one that is meant without being selected.
     ///
     /// # Errors
-    /// What is missing on this machine; that the target cannot be reached shows in [`Daemon::ready`].
-    pub async fn serve(config: &Serve) -> Result<Self, Error> {
-        let access = match config.access {
+    /// What is missing on this machine, or that there is no such target; that it cannot be reached shows in
+    /// [`Daemon::ready`].
+    pub async fn serve(endpoint: &Endpoint) -> Result<Self, Error> {
+        let access = match endpoint.access {
             config::Access::Owner => Rule::Owner,
             config::Access::Keys => {
-                Rule::Keys(Arc::new(AuthorizedKeys::load(&config.authorized_keys)?))
+                Rule::Keys(Arc::new(AuthorizedKeys::load(&endpoint.authorized_keys)?))
             }
         };
         let server = server::Options {
-            listen: config.listen,
-            host_keys: host_key::load_or_create_all(&config.host_key)?,
+            listen: endpoint.listen,
+            host_keys: host_key::load_or_create_all(&endpoint.host_key)?,
             access,
             limits: relay::Limits::default(),
         };
-        let aws = aws(config.profile.as_deref(), config.region.as_deref()).await?;
-        let ssm = aws.ssm().clone();
-        let ssm = match &config.ssmmessages_endpoint {
-            Some(endpoint) => ssm.with_message_endpoint(endpoint.clone()),
-            None => ssm,
-        };
-        let wanted = Arc::new(Wanted::find(&aws, &config.target).await?);
-        let id = wanted.id().to_owned();
-        let journal = journal(place(config, &ssm));
-        let upstream = upstream::Options {
-            login: Login {
-                users: wanted::users(config, &wanted),
-                credentials: credentials::gather(
-                    &config.identity,
-                    &config.certificate,
-                    InstanceConnect::of(&aws, &id),
-                    Arc::new(Terminal::new()),
-                    &config.target,
-                )?,
-                verifier: Arc::new(known_hosts::of(config, &id)),
-            },
-            tunnel: tunnel::Options {
-                ssm: ssm.clone(),
-                target: id,
-                port: config.ssh_port,
-                journal: journal.clone().map(|journal| journal as _),
-                witness: Some(Arc::new(Inquirer(wanted))),
-                tracker: TaskTracker::new(),
-            },
-            hold: config.hold,
-        };
-        let daemon = Self::start(server, upstream).await?;
-        if let Some(journal) = journal {
-            let (news, stop) = (daemon.news(), daemon.stop.clone());
-            daemon
-                .tasks
-                .spawn(journal::keep_swept(journal, aws, news, stop));
-        }
-        Ok(daemon)
+        Self::start(server, Fleet::start(endpoint).await?).await
     }
 
-    async fn start(server: server::Options, upstream: upstream::Options) -> Result<Self, Error> {
-        let target = upstream.tunnel.target.clone();
-        let upstream = Upstream::start(upstream);
-        let server = match Server::bind(server, upstream.clone()).await {
+    async fn start(server: server::Options, fleet: Fleet) -> Result<Self, Error> {
+        let server = match Server::bind(server, Arc::new(fleet.clone())).await {
             Ok(server) => server,
             Err(error) => {
-                upstream.shutdown().await;
+                fleet.shutdown().await;
                 return Err(error.into());
             }
         };
@@ -202,8 +131,7 @@ impl Daemon {
         tasks.close();
         Ok(Self {
             address,
-            target,
-            upstream,
+            fleet,
             stop,
             tasks,
         })
@@ -214,33 +142,41 @@ impl Daemon {
         self.address
     }
 
-    /// The id of the machine that is served.
-    pub fn target(&self) -> &str {
-        &self.target
+    /// The id of the machine that is served to those who select none.
+    pub fn target(&self) -> Option<&str> {
+        Some(self.fleet.usual()?.link().target())
     }
 
-    /// Waits until `ssh` would work.
+    /// All targets.
+    pub fn fleet(&self) -> &Fleet {
+        &self.fleet
+    }
+
+    /// Waits until `ssh` would work; where login names have to select the target, it does at once.
     ///
     /// # Errors
-    /// As [`Upstream::ready`].
+    /// As [`Upstream::ready`](upstream::Upstream::ready).
     pub async fn ready(&self) -> Result<(), upstream::Error> {
-        self.upstream.ready().await
+        match self.fleet.usual() {
+            Some(upstream) => upstream.ready().await,
+            None => Ok(()),
+        }
     }
 
-    /// What the way to the target is doing, and each change of it.
-    pub fn state(&self) -> watch::Receiver<State> {
-        self.upstream.state()
+    /// What the way to the usual target is doing, and each change of it.
+    pub fn state(&self) -> Option<watch::Receiver<State>> {
+        Some(self.fleet.usual()?.state())
     }
 
-    /// What happens to the way to the target from now on.
-    pub fn news(&self) -> broadcast::Receiver<News> {
-        self.upstream.news()
+    /// What happens to the targets from now on.
+    pub fn reports(&self) -> broadcast::Receiver<Report> {
+        self.fleet.reports()
     }
 
-    /// Says goodbye to all clients, closes the port, terminates the SSM session.
+    /// Says goodbye to all clients, closes the port, terminates the SSM sessions.
     pub async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
-        self.upstream.shutdown().await;
+        self.fleet.shutdown().await;
     }
 }

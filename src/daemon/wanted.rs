@@ -20,6 +20,7 @@ pub(super) fn users(config: &Serve, wanted: &Arc<Wanted>) -> Users {
 }
 
 /// Asks AWS about a target that cannot be reached.
+#[derive(Debug)]
 pub(super) struct Inquirer(pub(super) Arc<Wanted>);
 
 impl Witness for Inquirer {

@@ -106,17 +106,30 @@ pub(crate) fn channel_closed(session: &str, output: &str) -> Message {
     Message::Binary(header.encode(json(&closed).as_bytes()))
 }
 
+/// Which of the two headers a message has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum HeaderKind {
+    /// 116 bytes.
+    Typed,
+    /// 112 bytes: there is no payload type.
+    Untyped,
+}
+
 /// Builds `start_publication` or `pause_publication`.
 ///
 /// Digest and length are those of an empty payload and there is one: they are wrong on the real
 /// service too (sheet §1), and no reader may look at them.
-pub(crate) fn publication(start: bool) -> Message {
+pub(crate) fn publication(start: bool, kind_of_header: HeaderKind) -> Message {
     let kind = if start {
         MessageType::StartPublication
     } else {
         MessageType::PausePublication
     };
-    let header = header(kind, 0, Some(PayloadType::Undefined));
+    let payload_type = match kind_of_header {
+        HeaderKind::Typed => Some(PayloadType::Undefined),
+        HeaderKind::Untyped => None,
+    };
+    let header = header(kind, 0, payload_type);
     let mut frame = BytesMut::from(header.encode(b""));
     frame.put_slice(br#"{"SchemaVersion":1}"#);
     Message::Binary(frame.freeze())
@@ -194,10 +207,13 @@ mod tests {
 
     #[test]
     fn publication_is_wrong_where_the_service_is() {
-        let frame = bytes(publication(true));
+        let frame = bytes(publication(true, HeaderKind::Typed));
         assert_eq!(message_type(&frame), Some("start_publication"));
         assert_eq!(frame[116..120], [0; 4]);
         assert!(frame.len() > OVERHEAD);
+        let short = bytes(publication(false, HeaderKind::Untyped));
+        assert_eq!(short[..4], [0, 0, 0, 112]);
+        assert_eq!(payload(&short), payload(&frame));
     }
 
     #[test]

@@ -159,7 +159,8 @@ impl Hub {
 
     /// Starts `session` at the agent, waits for its end, and takes leave of both ends.
     async fn supervise(&self, session: &Session) {
-        if let Some(node) = self.nodes.get(&session.request.target) {
+        let is_heard = !self.faults.on_start();
+        if let Some(node) = self.nodes.get(&session.request.target).filter(|_| is_heard) {
             let started = tokio::time::timeout(START_DEADLINE, start_at_agent(node, session));
             if started.await.is_err() {
                 session.end(EndedBy::Timeout, "The agent did not open its data channel");

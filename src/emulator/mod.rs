@@ -61,6 +61,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+pub use agent::{AgentVersion, VersionError};
 pub use error::Error;
 pub use fault::Faults;
 pub use fleet::Details;
@@ -78,6 +79,8 @@ const AGENT_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Options {
     /// Where to listen: a loopback address; port 0 takes a free one.
     pub listen: SocketAddr,
+    /// Which version the embedded agents are: they say so, and have its ways.
+    pub agent_version: AgentVersion,
     /// Whether the embedded agents pause after every message, as the real one does.
     pub pacing: Pacing,
     /// How the embedded agents make losses good.
@@ -104,6 +107,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+            agent_version: AgentVersion::default(),
             pacing: Pacing::Real,
             resend: Resend::HeadOnly,
             payload_bytes: 1024,
@@ -200,6 +204,7 @@ impl Emulator {
 
         let settings = Arc::new(agent::Settings {
             gateway: addr,
+            version: options.agent_version,
             pacing: options.pacing,
             resend: options.resend,
             payload_bytes: options.payload_bytes,

@@ -109,18 +109,12 @@ pub enum Rule {
 }
 
 impl Rule {
-    /// The policy for the client at `peer` that connected to `local`. `greeting` is what the target's sshd
-    /// says before a login.
+    /// The policy for the client at `peer` that connected to `local`.
     ///
     /// # Errors
     /// When the kernel does not show its socket table.
-    pub async fn of_client(
-        &self,
-        peer: SocketAddr,
-        local: SocketAddr,
-        greeting: Option<String>,
-    ) -> io::Result<Access> {
-        let kind = match self {
+    pub async fn of_client(&self, peer: SocketAddr, local: SocketAddr) -> io::Result<Access> {
+        Ok(Access::from(match self {
             Self::Owner => Kind::Owner(Owner {
                 owner: rustix::process::geteuid().as_raw(),
                 peer: peer::uid(peer, local).await?,
@@ -128,11 +122,7 @@ impl Rule {
             Self::Keys(authorized) => Kind::Keys(Keys {
                 authorized: Arc::clone(authorized),
             }),
-        };
-        Ok(Access {
-            greeting,
-            ..Access::from(kind)
-        })
+        }))
     }
 }
 
@@ -140,7 +130,6 @@ impl Rule {
 #[derive(Debug, Clone)]
 pub struct Access {
     kind: Kind,
-    greeting: Option<String>,
     /// The client cannot cope with being let in before it has shown anything: its first `none` is refused.
     must_be_asked: bool,
 }
@@ -159,7 +148,6 @@ impl From<Kind> for Access {
     fn from(kind: Kind) -> Self {
         Self {
             kind,
-            greeting: None,
             must_be_asked: false,
         }
     }
@@ -235,8 +223,7 @@ impl Policy for Access {
     }
 
     fn banner(&mut self, user: &str) -> Option<String> {
-        let refusal = self.policy().banner(user);
-        refusal.or_else(|| self.greeting.clone())
+        self.policy().banner(user)
     }
 }
 

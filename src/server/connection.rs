@@ -1,26 +1,28 @@
 //! One local connection, from its first byte to its last.
 
-use std::future::Future;
+use std::future::{Future, pending, ready};
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span, warn};
 
 use super::access::Access;
+use super::early::{Early, Leased};
 use super::redial::Redial;
-use super::{Arrival, Shared};
+use super::{Arrival, Refusal, Shared, Targets};
 use crate::relay::{Parting, Relay};
-use crate::ssh::{self, Connection};
-use crate::upstream::{self, State, Transport, Upstream};
+use crate::ssh::{self, Admission, Connection, Doorman};
+use crate::upstream::{State, Upstream, Visit};
 
 /// Logs the client in, joins it to an upstream transport, and gives that one back if the client never used it.
 ///
-/// When the client will probably be let in, the transport is sought while it logs in, so that the two
-/// key exchanges overlap.
+/// When the client will probably be let in, a transport of the usual target is sought while it logs in, so that the
+/// two key exchanges overlap.
 ///
 /// # Errors
 /// When the client did not get as far as being logged in.
@@ -39,44 +41,88 @@ pub(super) async fn serve(
         return Ok(());
     };
     drop(lookup);
-    let early = match access.is_promising() {
-        true => shared.early_leases.try_acquire().ok(),
+    let usual = match access.is_promising() {
+        true => shared.targets.usual(),
         false => None,
     };
-    let mut lease = pin!(shared.upstream.lease());
-    let mut leased = None;
+    let permit = usual
+        .as_ref()
+        .and_then(|_| shared.early_leases.try_acquire().ok());
+    let mut early = usual
+        .as_deref()
+        .filter(|_| permit.is_some())
+        .map(Early::seek);
+    let elsewhere = Notify::new();
+    let mut guide = Guide {
+        targets: &*shared.targets,
+        elsewhere: &elsewhere,
+        found: None,
+    };
     let local = {
-        let mut login = pin!(Connection::accept(stream, &shared.login, &mut access));
+        let login = Connection::accept_by(stream, &shared.login, &mut access, &mut guide);
+        let mut login = pin!(login);
         loop {
             tokio::select! {
                 () = place.lost() => break None,
                 result = &mut login => break Some(result),
-                result = &mut lease, if early.is_some() && leased.is_none() => leased = Some(result),
+                () = elsewhere.notified() => Early::abandon(early.take()),
+                () = Early::progress(&mut early) => {}
             }
         }
     };
-    drop(early);
+    drop(permit);
     drop(place);
-    let local = match local {
-        Some(Ok(local)) => local,
-        not_let_in => {
-            if let Some(Ok(unused)) = leased {
-                shared.upstream.give_back(unused);
-            }
+    let (local, upstream) = match (local, guide.found) {
+        (Some(Ok(local)), Some(found)) => (local, found),
+        (not_let_in, _) => {
+            Early::abandon(early);
             return not_let_in.map_or(Ok(()), |refused| refused.map(drop));
         }
     };
-    let span = info_span!("connection", user = local.user());
-    let lease = async {
-        match leased {
-            Some(result) => result,
-            None => lease.await,
-        }
-    };
-    serve_relay(&shared, local, lease, &stop)
+    let span = info_span!(
+        "connection",
+        user = local.user(),
+        target = upstream.link().target()
+    );
+    let lease = Early::lease_of(early, &upstream);
+    serve_relay(&shared, &upstream, local, lease, &stop)
         .instrument(span)
         .await;
     Ok(())
+}
+
+/// Finds the target for the client's login name.
+struct Guide<'a> {
+    targets: &'a dyn Targets,
+    /// Is told when the name does not lead to the usual target.
+    elsewhere: &'a Notify,
+    found: Option<Visit>,
+}
+
+impl Doorman for Guide<'_> {
+    async fn admit(&mut self, user: &str) -> Admission {
+        let mut finding = self.targets.find(user);
+        let found = tokio::select! {
+            biased;
+            found = &mut finding => found,
+            // The usual one would have been there.
+            () = ready(()) => {
+                self.elsewhere.notify_one();
+                finding.await
+            }
+        };
+        match found {
+            Ok(upstream) => {
+                let banner = upstream.banner();
+                self.found = Some(upstream);
+                Admission::Welcome { banner }
+            }
+            Err(Refusal { banner, reason }) => {
+                info!(user, reason, "a login name leads nowhere");
+                Admission::TurnedAway { banner, reason }
+            }
+        }
+    }
 }
 
 /// Who is at the other end, and what that allows; none when it cannot be told or the client has left.
@@ -85,8 +131,7 @@ async fn identify(shared: &Shared, stream: &TcpStream, peer: SocketAddr) -> Opti
         .set_nodelay(true)
         .and_then(|()| stream.local_addr())
         .ok()?;
-    let greeting = shared.upstream.banner();
-    match shared.access.of_client(peer, local, greeting).await {
+    match shared.access.of_client(peer, local).await {
         Ok(access) => Some(access),
         Err(error) => {
             warn!(%peer, %error, "cannot tell who is connecting");
@@ -97,13 +142,14 @@ async fn identify(shared: &Shared, stream: &TcpStream, peer: SocketAddr) -> Opti
 
 async fn serve_relay(
     shared: &Shared,
+    upstream: &Upstream,
     local: Connection<TcpStream>,
-    lease: impl Future<Output = Result<Transport, upstream::Error>>,
+    lease: impl Future<Output = Leased>,
     stop: &CancellationToken,
 ) {
-    let mut relay = Relay::new(local, shared.limits, shared.upstream.hold());
+    let mut relay = Relay::new(local, shared.limits, upstream.hold());
     let stopped = tokio::select! {
-        () = serve_until_gone(shared, &mut relay, lease) => false,
+        () = serve_until_gone(upstream, &mut relay, lease) => false,
         () = stop.cancelled() => true,
     };
     let traffic = relay.observer().traffic();
@@ -123,11 +169,10 @@ async fn serve_relay(
 /// try. A client that has listeners at the target gets another transport without asking; others do when they
 /// want something of it, so that idle ones cost the target no logins.
 async fn serve_until_gone(
-    shared: &Shared,
+    upstream: &Upstream,
     relay: &mut Relay<TcpStream>,
-    lease: impl Future<Output = Result<Transport, upstream::Error>>,
+    lease: impl Future<Output = Leased>,
 ) {
-    let upstream = &shared.upstream;
     let mut redial = Redial::new();
     // Whether the client has waited for an upstream as long as one was sought.
     let mut is_awaited = true;
@@ -199,7 +244,7 @@ async fn comes_up(upstream: &Upstream) {
         }
     }
     // It is stopped, and so is this client soon.
-    std::future::pending().await
+    pending().await
 }
 
 /// Now, on the clock of the runtime.

@@ -3,9 +3,11 @@
 pub mod access;
 pub mod authorized_keys;
 mod connection;
+mod early;
 mod half_open;
 pub mod host_key;
 mod redial;
+mod targets;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,10 +21,10 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use self::half_open::{HalfOpen, Place};
+pub use self::targets::{Found, Refusal, Targets};
 use crate::relay;
 use crate::report::one_line;
 use crate::ssh::{self, HostKey, ServerConfig, transport};
-use crate::upstream::Upstream;
 
 /// How the endpoint behaves.
 pub struct Options {
@@ -78,7 +80,7 @@ struct Shared {
     login: ServerConfig,
     access: access::Rule,
     limits: relay::Limits,
-    upstream: Upstream,
+    targets: Arc<dyn Targets>,
     /// Permits to accept a client and look up who it is.
     lookups: Arc<Semaphore>,
     /// Permits to seek a transport for a client that has not logged in.
@@ -111,7 +113,7 @@ impl Server {
     ///
     /// # Errors
     /// [`ListenError`], which names the address and a way out.
-    pub async fn bind(options: Options, upstream: Upstream) -> Result<Self, ListenError> {
+    pub async fn bind(options: Options, targets: Arc<dyn Targets>) -> Result<Self, ListenError> {
         let address = options.listen;
         let failed = |source| ListenError { address, source };
         let listener = TcpListener::bind(address).await.map_err(failed)?;
@@ -124,7 +126,7 @@ impl Server {
                 ),
                 access: options.access,
                 limits: options.limits,
-                upstream,
+                targets,
                 lookups: Arc::new(Semaphore::new(LOOKUPS)),
                 early_leases: Semaphore::new(EARLY_LEASES),
             }),

@@ -27,6 +27,8 @@ const READ_BYTES: usize = 64 * 1024;
 /// Bytes of messages that [`Connection::send`] takes in while it waits. With that much unread, the
 /// other end is made to wait as well.
 const INBOX_BYTES: usize = 1024 * 1024;
+/// Bytes of messages taken in while a login waits for something else; with that much unread, no more is read.
+const EARLY_INBOX_BYTES: usize = 64 * 1024;
 /// Time [`Connection::close`] gives to the last bytes.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The longest farewell kept, in bytes.
@@ -331,6 +333,28 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             Some(message) => Ok(message),
             None => Err(self.early_end()),
         }
+    }
+
+    /// Runs `work` while the login waits for it. What comes meanwhile is kept for [`Connection::recv_any`].
+    ///
+    /// # Errors
+    /// As [`Connection::recv_any`], and then `work` is not finished.
+    pub(super) async fn attending<T>(&mut self, work: impl Future<Output = T>) -> Result<T, Error> {
+        let mut work = std::pin::pin!(work);
+        poll_fn(|cx| {
+            if let Poll::Ready(done) = work.as_mut().poll(cx) {
+                return Poll::Ready(Ok(done));
+            }
+            while self.inbox_bytes < EARLY_INBOX_BYTES {
+                let Some(message) = ready!(self.poll_message(cx))? else {
+                    return Poll::Ready(Err(self.early_end()));
+                };
+                self.inbox_bytes += message.len();
+                self.inbox.push_back(message);
+            }
+            Poll::Pending
+        })
+        .await
     }
 
     /// Runs until the transport has something to say other than a message.

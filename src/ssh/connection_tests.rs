@@ -15,7 +15,7 @@ use crate::ssh::person::{Answer, Answers, Inquiry, Person};
 use crate::ssh::transport::{Config, reason};
 use crate::ssh::wire::msg;
 use crate::ssh::wire::{Reader, WriteExt as _};
-use crate::ssh::{ClientConfig, HostKeyError, PinnedKey, ServerConfig};
+use crate::ssh::{Admission, ClientConfig, Doorman, HostKeyError, PinnedKey, ServerConfig};
 
 /// Lets everybody in.
 struct Open;
@@ -368,6 +368,99 @@ async fn a_wrong_host_key_ends_it_before_anything_is_sent() {
         panic!("{error}");
     };
     assert_eq!(reason, reason::HOST_KEY_NOT_VERIFIABLE);
+}
+
+/// A doorman who waits to be told what to say.
+struct Waiting {
+    asked: Option<tokio::sync::oneshot::Sender<String>>,
+    says: Option<tokio::sync::oneshot::Receiver<Admission>>,
+}
+
+impl Waiting {
+    fn new(
+        says: tokio::sync::oneshot::Receiver<Admission>,
+    ) -> (Self, tokio::sync::oneshot::Receiver<String>) {
+        let (asked, question) = tokio::sync::oneshot::channel();
+        let waiting = Self {
+            asked: Some(asked),
+            says: Some(says),
+        };
+        (waiting, question)
+    }
+}
+
+impl Doorman for Waiting {
+    async fn admit(&mut self, user: &str) -> Admission {
+        let asked = self.asked.take().expect("asked once");
+        asked.send(user.to_owned()).unwrap();
+        let says = self.says.take().expect("asked once");
+        says.await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_doorman_takes_his_time() {
+    let words = || "you are\r\nexpected\r\n".to_owned();
+    for admission in [
+        Admission::Welcome {
+            banner: Some(words()),
+        },
+        Admission::TurnedAway {
+            banner: words(),
+            reason: "not there".into(),
+        },
+    ] {
+        let (mut client, server) = configs();
+        // Other things happen meanwhile.
+        client.transport.rekey_after = Duration::from_millis(20);
+        let (near, far) = duplex(1024);
+        let (say, says) = tokio::sync::oneshot::channel();
+        let (mut doorman, asked) = Waiting::new(says);
+        let mut policy = Open;
+        let saying = async {
+            assert_eq!(asked.await.unwrap(), "alice");
+            say.send(admission.clone()).unwrap();
+        };
+        let (client, server, ()) = tokio::join!(
+            Connection::connect(near, client),
+            Connection::accept_by(far, &server, &mut policy, &mut doorman),
+            saying
+        );
+        if let Admission::Welcome { .. } = admission {
+            assert_eq!(server.unwrap().user(), "alice");
+            let banners = client.unwrap().banners().concat();
+            assert_eq!(banners, "hello aliceyou are\nexpected\n");
+            continue;
+        }
+        let error = server.unwrap_err();
+        assert_eq!(error.to_string(), "SSH authentication: not there");
+        let Error::AuthenticationFailed(failed) = client.unwrap_err() else {
+            panic!("the client is told");
+        };
+        assert_eq!(failed.farewell.as_deref(), Some("not there"));
+    }
+}
+
+#[tokio::test]
+async fn who_leaves_while_the_doorman_thinks_is_not_waited_for() {
+    let (client, server) = configs();
+    let (near, far) = duplex(1024);
+    let (say, says) = tokio::sync::oneshot::channel();
+    let (mut doorman, asked) = Waiting::new(says);
+    let mut policy = Open;
+    let leaving = async {
+        tokio::select! {
+            result = Connection::connect(near, client) => panic!("{result:?}"),
+            user = asked => assert_eq!(user.unwrap(), "alice"),
+        }
+    };
+    let (server, ()) = tokio::join!(
+        Connection::accept_by(far, &server, &mut policy, &mut doorman),
+        leaving
+    );
+    let error = server.unwrap_err();
+    assert!(matches!(error, Error::ConnectionLost { .. }), "{error}");
+    assert!(say.is_closed(), "nobody waits for the answer");
 }
 
 #[tokio::test]

@@ -110,6 +110,38 @@ impl ServerConfig {
     }
 }
 
+/// Has the last word on a client that the policy accepts, and may take its time.
+pub trait Doorman {
+    /// Whether `user`, who has proved who they are, is let in. It is dropped when the client leaves meanwhile.
+    fn admit(&mut self, user: &str) -> impl Future<Output = Admission> + Send;
+}
+
+/// What a [`Doorman`] says. Banners are shown as they are: who writes them leaves out control characters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Admission {
+    /// The client is in.
+    Welcome {
+        /// Shown before.
+        banner: Option<String>,
+    },
+    /// The client is told why not, and disconnected.
+    TurnedAway {
+        /// The whole story, in lines.
+        banner: String,
+        /// A few words, for the disconnect. Clients that may not show the banner get that here, too.
+        reason: String,
+    },
+}
+
+/// Lets in whoever the policy accepts.
+struct OpenDoor;
+
+impl Doorman for OpenDoor {
+    async fn admit(&mut self, _user: &str) -> Admission {
+        Admission::Welcome { banner: None }
+    }
+}
+
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// Exchanges keys with the server at the other end of `io`, checks who it is, and logs in.
     ///
@@ -185,11 +217,25 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         config: &ServerConfig,
         policy: &mut impl server::Policy,
     ) -> Result<Self, Error> {
+        Self::accept_by(io, config, policy, &mut OpenDoor).await
+    }
+
+    /// As [`Connection::accept`], but `doorman` is asked about a client that `policy` accepts, once it has proved
+    /// who it is.
+    ///
+    /// # Errors
+    /// As [`Connection::accept`].
+    pub async fn accept_by(
+        io: IO,
+        config: &ServerConfig,
+        policy: &mut impl server::Policy,
+        doorman: &mut impl Doorman,
+    ) -> Result<Self, Error> {
         let transport =
             Transport::server(config.transport.clone(), config.host_keys.clone(), now());
         let mut connection = Self::new(io, transport);
         let deadline = Deadline::after(config.deadline);
-        match connection.let_in(policy, &deadline).await {
+        match connection.let_in(policy, doorman, &deadline).await {
             Ok(()) => Ok(connection),
             Err(error) => Err(connection.give_up(error).await),
         }
@@ -306,18 +352,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     async fn let_in(
         &mut self,
         policy: &mut impl server::Policy,
+        doorman: &mut impl Doorman,
         deadline: &Deadline,
     ) -> Result<(), Error> {
         // Nothing else comes before the first key exchange is complete.
         while deadline.bound(self.phase(), self.recv_event()).await? != Event::Established {}
         self.enter(Phase::Authentication);
         policy.meet(self.peer_version());
-        let mut core = server::Server::new(self.session_id());
+        let mut core = server::Server::new(self.session_id()).holding();
         let authentication = async {
             while core.user().is_none() {
-                let message = self.recv_any().await?;
-                let verdict = core.handle_input(SystemTime::now(), &message, policy);
-                wipe(message);
+                let verdict = if let Some(user) = core.held() {
+                    match self.attending(doorman.admit(user)).await? {
+                        Admission::Welcome { banner } => {
+                            core.admit(banner.as_deref());
+                            Ok(())
+                        }
+                        Admission::TurnedAway { banner, reason } => {
+                            let goodbye = goodbye(self.peer_version(), &banner, reason);
+                            Err(core.turn_away(&banner, &goodbye))
+                        }
+                    }
+                } else {
+                    let message = self.recv_any().await?;
+                    let verdict = core.handle_input(SystemTime::now(), &message, policy);
+                    wipe(message);
+                    verdict
+                };
                 while let Some(payload) = core.poll_transmit() {
                     self.send(&payload).await?;
                 }
@@ -391,6 +452,16 @@ fn is_end_of_tries(error: &Error) -> bool {
         Error::ConnectionLost { phase } => *phase == Phase::Authentication,
         _ => false,
     }
+}
+
+/// The last words to a client that is turned away. OpenSSH has shown the banner by then; others, PuTTY among them, keep
+/// it until the next answer and forget it when the connection ends.
+fn goodbye(version: &str, banner: &str, reason: String) -> String {
+    if version.contains("OpenSSH") {
+        return reason;
+    }
+    let lines: Vec<&str> = banner.lines().collect();
+    lines.join("; ")
 }
 
 /// Overwrites what may have been a password.

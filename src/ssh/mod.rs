@@ -23,7 +23,7 @@ pub use self::credential::Credential;
 pub use self::error::{Error, Phase};
 pub use self::host_key::HostKey;
 pub use self::known_hosts::KnownHosts;
-pub use self::login::{ClientConfig, ServerConfig};
+pub use self::login::{Admission, ClientConfig, Doorman, ServerConfig};
 pub use self::memory::Memory;
 pub use self::person::Attendance;
 pub use self::verifier::{HostKeyError, HostKeyVerifier, PinnedKey};

@@ -6,6 +6,7 @@
 
 mod error;
 mod setup;
+mod starts;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,21 +20,19 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_sdk_ssm::Client;
 use aws_sdk_ssm::types::SessionState;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 pub(crate) use self::error::retry_after;
 pub use self::error::{Error, Operation};
 pub(crate) use self::setup::{CALL_TIMEOUT, configured_endpoint, timeouts};
 use self::setup::{api_host, ca_bundle};
+use self::starts::Starts;
 use super::secret::Secret;
 use super::websocket::{Caller, Gateways};
 use crate::net::{Destination, Dialler, HttpClient};
 
 /// A `credential_process` may hang, and nobody else limits it.
 const CREDENTIALS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Sessions started at the same instant stall for seconds in the agent; these far apart they do not.
-const START_SPACING: Duration = Duration::from_millis(50);
 
 /// How far an account's list of sessions is read: 10 000 sessions at 200 a page.
 const LISTED_PAGES: usize = 50;
@@ -66,7 +65,7 @@ pub struct Ssm {
     region: String,
     dialler: Arc<Dialler>,
     gateways: Gateways,
-    last_start: Arc<Mutex<Option<Instant>>>,
+    starts: Arc<Starts>,
 }
 
 impl Ssm {
@@ -124,7 +123,7 @@ impl Ssm {
                 api_host: api_host(&config),
                 replacement: None,
             },
-            last_start: Arc::default(),
+            starts: Arc::default(),
             config: Arc::new(config),
         })
     }
@@ -185,7 +184,7 @@ impl Ssm {
 
     /// Starts an SSM session. The agent waits 15 s for us from now on.
     ///
-    /// Calls are spaced by 50 ms, which agents need.
+    /// For each target there is one call at a time, and 50 ms between two, which agents need.
     ///
     /// # Errors
     /// [`enum@Error`].
@@ -196,7 +195,7 @@ impl Ssm {
         parameters: &[(String, String)],
         reason: Option<&str>,
     ) -> Result<Ticket, Error> {
-        self.space_starts().await;
+        let _turn = self.starts.turn(target).await;
         let parameters: HashMap<String, Vec<String>> = parameters
             .iter()
             .map(|(name, value)| (name.clone(), vec![value.clone()]))
@@ -295,14 +294,6 @@ impl Ssm {
             }
         }
         Ok(found)
-    }
-
-    async fn space_starts(&self) {
-        let mut last = self.last_start.lock().await;
-        if let Some(last) = *last {
-            sleep_until(last + START_SPACING).await;
-        }
-        *last = Some(Instant::now());
     }
 }
 

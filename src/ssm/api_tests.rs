@@ -4,6 +4,7 @@ use std::error::Error as _;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 
 use aws_config::Region;
 use aws_config::identity::IdentityCache;

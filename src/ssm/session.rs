@@ -61,6 +61,16 @@ impl StartRequest {
             reason: None,
         }
     }
+
+    /// A session to `port` of `target` that is one connection: the connection's end is the session's.
+    pub fn single_port(target: impl Into<String>, port: u16) -> Self {
+        Self {
+            target: target.into(),
+            document: Some("AWS-StartSSHSession".to_owned()),
+            parameters: vec![("portNumber".to_owned(), port.to_string())],
+            reason: None,
+        }
+    }
 }
 
 /// Keeps account of the SSM sessions that exist in the service on our behalf.

@@ -41,19 +41,31 @@ impl Wanted {
     /// # Errors
     /// As [`resolve`]; never for an id.
     pub async fn find(aws: &Aws, text: &str) -> Result<Self, Error> {
-        let (id, machine) = match Selector::parse(text) {
-            Selector::Id(id) => (id.as_str().to_owned(), OnceCell::new()),
-            _ => {
-                let machine = resolve(aws, text).await?;
-                (machine.id.clone(), OnceCell::new_with(Some(machine)))
-            }
-        };
-        Ok(Self {
+        match Selector::parse(text) {
+            Selector::Id(id) => Ok(Self {
+                aws: aws.clone(),
+                id: id.as_str().to_owned(),
+                machine: OnceCell::new(),
+                answer: Mutex::default(),
+            }),
+            _ => Ok(Self::of(aws, resolve(aws, text).await?)),
+        }
+    }
+
+    /// A machine that has been found already.
+    pub fn of(aws: &Aws, machine: Machine) -> Self {
+        Self {
             aws: aws.clone(),
-            id,
-            machine,
+            id: machine.id.clone(),
+            machine: OnceCell::new_with(Some(machine)),
             answer: Mutex::default(),
-        })
+        }
+    }
+
+    /// The machine as far as it is known by now.
+    pub fn known(&self) -> Machine {
+        let known = self.machine.get().cloned();
+        known.unwrap_or_else(|| Machine::unknown(&self.id))
     }
 
     /// The id to start sessions with.

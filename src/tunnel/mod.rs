@@ -1,26 +1,35 @@
 //! SSM session, data channel and smux as plain byte streams: the only place that knows them all.
+//!
+//! One SSM session carries all streams of a tunnel, as smux. With agents before 3.0.222.0, which have no
+//! smux, each stream is an SSM session of its own (`single`).
 
+mod error;
+mod single;
+mod stream;
 mod witness;
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use thiserror::Error;
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
+pub use self::error::Error;
+use self::single::Single;
+pub use self::stream::Stream;
 pub use self::witness::{Asked, Testimony, Witness};
 use crate::report::one_line;
-use crate::smux::{self, SmuxSession, SmuxStream};
-use crate::ssm::{self, Disposition, Journal, SessionEvent, Ssm, SsmSession, StartRequest};
+use crate::smux::{self, SmuxSession};
+use crate::ssm::{self, Journal, SessionEvent, Ssm, SsmSession, StartRequest};
 
 /// How long the reason for an end may take to get from one task to another.
 const REASON_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Where a tunnel leads.
+#[derive(Debug, Clone)]
 pub struct Options {
     /// Whom to ask for an SSM session.
     pub ssm: Ssm,
@@ -37,55 +46,10 @@ pub struct Options {
     pub tracker: TaskTracker,
 }
 
-/// Why there is no tunnel, or no stream in it.
-#[derive(Debug, Error)]
-pub enum Error {
-    /// The SSM session could not be started.
-    #[error("cannot reach {target}")]
-    Session {
-        /// The managed machine.
-        target: String,
-        /// Why not.
-        #[source]
-        source: ssm::Error,
-    },
-    /// The target is out of the service's reach, and it is known why.
-    #[error("{cause}")]
-    Absent {
-        /// What is known of it.
-        #[source]
-        cause: Box<dyn std::error::Error + Send + Sync>,
-        /// What a person can do about it.
-        hint: Option<String>,
-    },
-    /// The agent is from before sessions could carry several streams.
-    #[error(
-        "the SSM agent on {target} is too old ({version}): it carries one connection at a time"
-    )]
-    AgentTooOld {
-        /// The managed machine.
-        target: String,
-        /// The agent's version.
-        version: String,
-    },
-    /// The tunnel is gone.
-    #[error("the tunnel to {target} was lost")]
-    Lost {
-        /// The managed machine.
-        target: String,
-        /// How.
-        #[source]
-        source: smux::Error,
-    },
-}
-
 impl Options {
     /// Why no session could be started: what the service says, or a witness who knows better.
     async fn why_not(&self, source: ssm::Error) -> Error {
-        let error = Error::Session {
-            target: self.target.clone(),
-            source,
-        };
+        let error = Error::start(&self.target, source);
         let witness = self.witness.as_ref().filter(|_| error.is_offline());
         let Some(witness) = witness else {
             return error;
@@ -97,46 +61,13 @@ impl Options {
     }
 }
 
-impl Error {
-    /// Whether waiting cannot heal it: somebody has to change something.
-    pub fn is_final(&self) -> bool {
-        match self {
-            Self::Session { source, .. } => match source {
-                ssm::Error::Api(error) => {
-                    error.is_credentials()
-                        || error.disposition() == Disposition::Fatal
-                        || matches!(error, ssm::api::Error::TargetNotConnected(_))
-                }
-                other => other.disposition() == Disposition::Fatal,
-            },
-            Self::Absent { .. } | Self::AgentTooOld { .. } => true,
-            Self::Lost { .. } => false,
-        }
-    }
-
-    /// Whether the target is known to be out of the service's reach for now. It may be starting up.
-    pub fn is_offline(&self) -> bool {
-        matches!(
-            self,
-            Self::Absent { .. }
-                | Self::Session {
-                    source: ssm::Error::Api(ssm::api::Error::TargetNotConnected(_)),
-                    ..
-                }
-        )
-    }
-
-    /// What the user may do about it.
-    pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::Session { source, .. } => source.hint().map(str::to_owned),
-            Self::Absent { hint, .. } => hint.clone(),
-            Self::AgentTooOld { .. } => Some(
-                "update it there, to 3.0.222.0 or later: \
-                 aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids …"
-                    .into(),
-            ),
-            Self::Lost { .. } => None,
+impl Options {
+    /// Of each SSM session.
+    fn session(&self) -> ssm::Options {
+        ssm::Options {
+            tracker: self.tracker.clone(),
+            journal: self.journal.clone(),
+            ..ssm::Options::default()
         }
     }
 }
@@ -172,56 +103,71 @@ pub enum Event {
     },
 }
 
-/// An SSM session that carries any number of streams to one port of the target.
+/// Any number of streams to one port of the target, in one SSM session if its agent can.
 #[derive(Debug)]
 pub struct Tunnel {
     target: String,
     port: u16,
-    session: SsmSession,
-    smux: SmuxSession,
+    /// Names the SSM session, or the first.
+    session_id: String,
+    carrier: Carrier,
     /// How often the agent could not connect to the port.
     refusals: watch::Sender<u64>,
 }
 
+/// What carries the streams.
+#[derive(Debug)]
+enum Carrier {
+    /// All of them.
+    Multiplexed {
+        session: SsmSession,
+        smux: SmuxSession,
+    },
+    /// One each.
+    Single(Single),
+}
+
 impl Tunnel {
-    /// Starts an SSM session and smux on it.
+    /// Starts an SSM session and smux on it, or learns from it that the agent knows no smux.
     ///
     /// # Errors
-    /// [`Error::Session`].
+    /// [`Error::Session`] or [`Error::AgentTooOld`].
     pub async fn dial(options: &Options) -> Result<Self, Error> {
-        let tasks = &options.tracker;
-        let session_options = ssm::Options {
-            tracker: tasks.clone(),
-            journal: options.journal.clone(),
-            ..ssm::Options::default()
-        };
         let request = StartRequest::port_forwarding(&options.target, options.port);
-        let started = SsmSession::start(options.ssm.clone(), request, session_options).await;
+        let started = SsmSession::start(options.ssm.clone(), request, options.session()).await;
         let (session, stream) = match started {
             Ok(started) => started,
             Err(source) => return Err(options.why_not(source).await),
         };
+        let session_id = session.id().to_owned();
+        let refusals = watch::channel(0).0;
         let established = session.established();
-        if !established.is_multiplexed {
+        let carrier = if established.is_multiplexed {
+            let config = smux::Config {
+                keepalive: established.needs_keepalive.then(smux::Keepalive::default),
+                ..smux::Config::default()
+            };
+            let (smux, driver) = SmuxSession::client(stream, config);
+            options.tracker.spawn(driver);
+            Carrier::Multiplexed { session, smux }
+        } else {
             let version = established.peer_version.clone().unwrap_or_default();
-            session.terminate().await;
-            return Err(Error::AgentTooOld {
-                target: options.target.clone(),
+            warn!(
+                target = options.target,
                 version,
-            });
-        }
-        let config = smux::Config {
-            keepalive: established.needs_keepalive.then(smux::Keepalive::default),
-            ..smux::Config::default()
+                "the SSM agent is too old for several connections in a session: each takes a session of its own, and \
+                 longer to open; {}",
+                error::update(&options.target)
+            );
+            session.terminate().await;
+            Carrier::Single(Single::new(options.clone(), version, refusals.clone()))
         };
-        let (smux, driver) = SmuxSession::client(stream, config);
-        tasks.spawn(driver);
         Ok(Self {
             target: options.target.clone(),
             port: options.port,
-            session,
-            smux,
-            refusals: watch::channel(0).0,
+            session_id,
+            carrier,
+            refusals,
         })
     }
 
@@ -235,14 +181,17 @@ impl Tunnel {
         self.port
     }
 
-    /// Names the SSM session in the service.
+    /// Names the SSM session in the service; the first one, if each stream has its own.
     pub fn session_id(&self) -> &str {
-        self.session.id()
+        &self.session_id
     }
 
     /// Between us and the agent, with its time to process; none before the first message was acknowledged.
     pub fn round_trip(&self) -> Option<Duration> {
-        self.session.status().round_trip
+        match &self.carrier {
+            Carrier::Multiplexed { session, .. } => session.status().round_trip,
+            Carrier::Single(single) => single.round_trip(),
+        }
     }
 
     /// How often the agent has said that it could not connect to the port. It does not say for which stream.
@@ -253,24 +202,34 @@ impl Tunnel {
     /// Opens a stream. The agent connects to the port afterwards; when it cannot, the stream ends at once.
     ///
     /// # Errors
-    /// [`Error::Lost`].
-    pub async fn open(&self) -> Result<SmuxStream, Error> {
-        self.smux.open().await.map_err(|source| Error::Lost {
-            target: self.target.clone(),
-            source,
-        })
+    /// [`Error::Lost`] or [`Error::Single`].
+    pub async fn open(&self) -> Result<Stream, Error> {
+        match &self.carrier {
+            Carrier::Multiplexed { smux, .. } => match smux.open().await {
+                Ok(stream) => Ok(stream.into()),
+                Err(source) => Err(Error::Lost {
+                    target: self.target.clone(),
+                    source,
+                }),
+            },
+            Carrier::Single(single) => single.open().await,
+        }
     }
 
     /// Waits for the next event; [`Event::Over`] is the last one, and told again to who asks again.
     ///
     /// Somebody has to wait here all the time: [`Tunnel::refusals`] are counted meanwhile.
     pub async fn next_event(&self) -> Event {
+        let (session, smux) = match &self.carrier {
+            Carrier::Multiplexed { session, smux } => (session, smux),
+            Carrier::Single(single) => return single.next_event().await,
+        };
         let session_id = self.session_id();
-        let mut over = pin!(self.over());
+        let mut over = pin!(over(session, smux));
         loop {
             let event = tokio::select! {
                 biased;
-                Some(event) = self.session.next_event() => event,
+                Some(event) = session.next_event() => event,
                 reason = &mut over => return Event::Over { reason },
             };
             match event {
@@ -308,25 +267,31 @@ impl Tunnel {
         }
     }
 
-    /// Waits until the SSM session is over, or the streams in it are; says why.
-    async fn over(&self) -> String {
-        let closed = self.session.closed();
-        let mut closed = pin!(closed);
-        let ended = tokio::select! {
-            biased;
-            error = &mut closed => return one_line(&*error),
-            ended = self.smux.ended() => ended,
-        };
-        // The streams may have ended with the session, whose reason is the better one.
-        match timeout(REASON_PATIENCE, closed).await {
-            Ok(error) => one_line(&*error),
-            Err(_) => one_line(&ended),
+    /// Ends the SSM session, or all of them, in an orderly way and waits for it. Sessions that each carry a
+    /// stream of a tunnel that is over already end with their streams.
+    pub async fn terminate(&self) {
+        match &self.carrier {
+            Carrier::Multiplexed { session, .. } => {
+                let end = session.terminate().await;
+                debug!(session_id = session.id(), %end, "terminated");
+            }
+            Carrier::Single(single) => single.terminate().await,
         }
     }
+}
 
-    /// Ends the SSM session in an orderly way and waits for it.
-    pub async fn terminate(&self) {
-        let end = self.session.terminate().await;
-        debug!(session_id = self.session.id(), %end, "terminated");
+/// Waits until the SSM session is over, or the streams in it are; says why.
+async fn over(session: &SsmSession, smux: &SmuxSession) -> String {
+    let closed = session.closed();
+    let mut closed = pin!(closed);
+    let ended = tokio::select! {
+        biased;
+        error = &mut closed => return one_line(&*error),
+        ended = smux.ended() => ended,
+    };
+    // The streams may have ended with the session, whose reason is the better one.
+    match timeout(REASON_PATIENCE, closed).await {
+        Ok(error) => one_line(&*error),
+        Err(_) => one_line(&ended),
     }
 }

@@ -1,10 +1,11 @@
 //! What is known of a target to which no session can be started.
 
 use std::error::Error;
+use std::fmt;
 use std::pin::Pin;
 
 /// Knows more of a target than the service says when it refuses a session to it.
-pub trait Witness: Send + Sync {
+pub trait Witness: fmt::Debug + Send + Sync {
     /// Why there can be no session now, if that is known; within seconds.
     fn ask(&self) -> Asked<'_>;
 }

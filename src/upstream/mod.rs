@@ -1,153 +1,142 @@
 //! The target: authenticated SSH transports over one tunnel, ready before they are needed.
 //!
-//! [`Upstream`] keeps a tunnel up as well as it can (`lifecycle` decides, `driver` does), logs transports in through
-//! it (`login`), and keeps a few spare (`pool`).
+//! A [`Link`] keeps a tunnel up as well as it can (`lifecycle` decides, `driver` does). An [`Upstream`] stands on one and
+//! logs transports in through it (`login`), one way and as one user, and keeps a few spare (`pool`). Several of them
+//! share a link: `alice` and `bob` on the same machine have one SSM session. A [`Visit`] is an upstream in use.
 
 mod backoff;
 mod driver;
 mod error;
 mod lifecycle;
+mod link;
 mod login;
 mod pool;
 mod state;
 mod transport;
 mod users;
+mod visit;
 
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use tokio::sync::{Notify, Semaphore, broadcast, watch};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 use self::backoff::{Backoff, Pace};
-use self::driver::Outlets;
 pub use self::error::Error;
+pub use self::link::Link;
 pub use self::login::Login;
 use self::pool::Pool;
 pub use self::state::{Absence, News, Outage, State};
 pub use self::transport::Transport;
 pub use self::users::Users;
+pub use self::visit::Visit;
+use self::visit::Visitors;
 use crate::report::one_line;
 use crate::ssh::Attendance;
-use crate::tunnel::{self, Tunnel};
+use crate::tunnel::Tunnel;
 
-/// What an upstream needs to know.
-pub struct Options {
-    /// How to get a byte stream to the target's sshd.
-    pub tunnel: tunnel::Options,
-    /// How to log in there.
-    pub login: Login,
-    /// How long [`Upstream::lease`] waits for a transport.
-    pub hold: Duration,
-}
-
-/// A handle to the target; clones share it.
+/// A handle to one way of logging in at a target; clones share it.
 #[derive(Clone)]
 pub struct Upstream {
     shared: Arc<Shared>,
 }
 
 struct Shared {
+    link: Link,
     login: Login,
     hold: Duration,
-    target: String,
-    state: watch::Receiver<State>,
-    news: broadcast::Sender<News>,
-    absence: watch::Receiver<Option<Absence>>,
-    /// Told when somebody wants a transport and there is no tunnel: time to try again.
-    wanted: Arc<Notify>,
     pool: Pool,
-    /// Permits to be logging in.
-    logins: Semaphore,
     /// Told when a login has succeeded: time to try one for a spare again.
     logged_in: Notify,
     /// Whether a login has come to an end of which spare ones can learn.
     has_tried: watch::Sender<bool>,
     /// What sshd said before the last login, for those who log in here.
     banner: Mutex<Option<String>>,
+    visitors: Visitors,
+    /// Whether it has ever been of use: a login has succeeded.
+    has_served: AtomicBool,
+    /// Ends with the link, or before.
     stop: CancellationToken,
-    tasks: TaskTracker,
 }
-
-/// Logins under way at the same time: fewer than the ten from which sshd begins to drop connections
-/// (`MaxStartups 10:30:100`).
-const LOGINS: usize = 8;
 
 /// First and longest pause between attempts to log in that may yet succeed: a busy or restarting sshd.
 const LOGIN_PAUSE: Duration = Duration::from_millis(100);
 const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 
-/// News kept for those who are slow to take them.
-const NEWS: usize = 64;
-
 /// How long a port that nothing listens on is tried: as long as a restart of sshd takes.
 const NO_SSHD_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Upstream {
-    /// Begins to dial; returns at once.
-    pub fn start(options: Options) -> Self {
-        let stop = CancellationToken::new();
-        let tasks = options.tunnel.tracker.clone();
-        let wanted = Arc::new(Notify::new());
-        let target = options.tunnel.target.clone();
-        let (publish_state, state) = watch::channel(State::Dialing);
-        let (publish_absence, absence) = watch::channel(Some(Absence {
-            since: Instant::now().into_std(),
-            is_silence: false,
-        }));
-        let news = broadcast::Sender::new(NEWS);
-        tasks.spawn(driver::run(
-            options.tunnel,
-            Outlets {
-                state: publish_state,
-                absence: publish_absence,
-                news: news.clone(),
-            },
-            Arc::clone(&wanted),
-            stop.clone(),
-        ));
+    /// Begins to log in through `link`; returns at once. [`Upstream::lease`] waits for a transport for `hold`.
+    pub fn start(link: Link, login: Login, hold: Duration) -> Self {
+        let stop = link.stop().child_token();
         let shared = Arc::new(Shared {
-            login: options.login,
-            hold: options.hold,
-            target,
-            state,
-            news,
-            absence,
-            wanted,
-            pool: Pool::new(tasks.clone(), stop.clone()),
-            logins: Semaphore::new(LOGINS),
+            pool: Pool::new(link.tasks().clone(), stop.clone()),
+            link,
+            login,
+            hold,
             logged_in: Notify::new(),
             has_tried: watch::Sender::new(false),
             banner: Mutex::default(),
+            visitors: Visitors::none(),
+            has_served: AtomicBool::new(false),
             stop,
-            tasks,
         });
         let upstream = Self { shared };
-        upstream.shared.tasks.spawn(upstream.clone().keep_spares());
+        let keeper = upstream.clone().keep_spares();
+        upstream.shared.link.tasks().spawn(keeper);
         upstream
+    }
+
+    /// The way to the target, which others may share.
+    pub fn link(&self) -> &Link {
+        &self.shared.link
     }
 
     /// What the tunnel is doing now, and each change of it.
     pub fn state(&self) -> watch::Receiver<State> {
-        self.shared.state.clone()
+        self.shared.link.state()
     }
 
-    /// What happens from now on. Who does not keep up misses what is older than the last 64.
+    /// What happens from now on, as [`Link::news`].
     pub fn news(&self) -> broadcast::Receiver<News> {
-        self.shared.news.subscribe()
+        self.shared.link.news()
     }
 
-    /// Since when no stream can make progress and why, and each change of that; none while they can.
-    ///
-    /// The link may have been lost earlier than it was noticed. An absence that ends with another
-    /// tunnel has the same beginning as one that ends with the same.
+    /// Since when no stream can make progress, as [`Link::absence`].
     pub fn absence(&self) -> watch::Receiver<Option<Absence>> {
-        self.shared.absence.clone()
+        self.shared.link.absence()
+    }
+
+    /// Whether both handles lead to the same transports.
+    pub fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
+    /// Notes that somebody uses it, until that is dropped.
+    pub fn visit(&self) -> Visit {
+        Visit::to(self.clone())
+    }
+
+    /// Whether nobody uses it.
+    pub fn is_idle(&self) -> bool {
+        self.shared.visitors.are_gone()
+    }
+
+    /// Waits until nobody has used it for the whole of `span`. Where nobody has ever been logged in, there is
+    /// nothing to keep: it is idle as soon as its visitors have left.
+    pub async fn idle_for(&self, span: Duration) {
+        let patience = || match self.shared.has_served.load(Ordering::Relaxed) {
+            true => span,
+            false => Duration::ZERO,
+        };
+        self.shared.visitors.gone_for(patience).await;
     }
 
     /// How long a client's wish is kept while nothing can be heard of the target.
@@ -157,17 +146,12 @@ impl Upstream {
 
     /// Why nobody is let through now, for one whose patience is at its end.
     pub fn why_not(&self) -> Error {
-        self.shared.why_not(None)
+        self.shared.link.why_not(self.shared.hold, None)
     }
 
-    /// Between us and the agent, with its time to process, as measured last; none without a tunnel.
+    /// Between us and the agent, as [`Link::round_trip`].
     pub fn round_trip(&self) -> Option<Duration> {
-        match &*self.shared.state.borrow() {
-            State::Up(tunnel) | State::Silent { tunnel, .. } | State::Resuming { tunnel, .. } => {
-                tunnel.round_trip()
-            }
-            _ => None,
-        }
+        self.shared.link.round_trip()
     }
 
     /// Waits until a transport is authenticated and spare: `ssh` would work now.
@@ -185,11 +169,11 @@ impl Upstream {
     ///
     /// # Errors
     /// Why there is none: at once when waiting cannot heal it ([`Error::is_final`]), after
-    /// [`Options::hold`] otherwise.
+    /// [`Upstream::hold`] otherwise.
     pub async fn lease(&self) -> Result<Transport, Error> {
         let Shared { pool, .. } = &*self.shared;
         self.held(async |last_failure, attendance| {
-            self.shared.tunnel(last_failure).await?;
+            self.shared.link.tunnel(last_failure).await?;
             match pool.take().await {
                 Some(transport) => Ok(transport),
                 None => self.shared.log_in(last_failure, attendance).await,
@@ -214,14 +198,14 @@ impl Upstream {
         &self,
         seek: impl AsyncFnOnce(&mut Option<Error>, Option<&Attendance>) -> Result<Transport, Error>,
     ) -> Result<Transport, Error> {
-        self.shared.wanted.notify_one();
+        self.shared.link.want();
         let mut last_failure = None;
         let attendance = Attendance::default();
         let seek = seek(&mut last_failure, Some(&attendance));
         match tokio::time::timeout(self.shared.hold, seek).await {
             Ok(leased) => leased,
             Err(_) if attendance.is_asking() => Err(Error::Unanswered),
-            Err(_) => Err(self.shared.why_not(last_failure)),
+            Err(_) => Err(self.shared.link.why_not(self.shared.hold, last_failure)),
         }
     }
 
@@ -236,11 +220,9 @@ impl Upstream {
         self.shared.lock_banner().clone()
     }
 
-    /// Closes all spare transports and the tunnel, terminates the SSM session, and waits for that.
-    pub async fn shutdown(&self) {
+    /// Closes all spare transports; the link goes on, for others. Those that are in use stay until their users leave.
+    pub fn close(&self) {
         self.shared.stop.cancel();
-        self.shared.tasks.close();
-        self.shared.tasks.wait().await;
     }
 
     /// Keeps transports spare while the tunnel is up, and tells when that is not possible.
@@ -271,7 +253,7 @@ impl Upstream {
                     backoff.reset();
                     pool.put(transport);
                     if std::mem::take(&mut is_failing) {
-                        self.shared.tell(News::LoggedIn);
+                        self.shared.link.tell(News::LoggedIn);
                     }
                     continue;
                 }
@@ -294,7 +276,7 @@ impl Upstream {
             // Of the tunnel others tell.
             if !matches!(error, Error::Tunnel(_)) {
                 is_failing = true;
-                self.shared.tell(News::Down(error));
+                self.shared.link.tell(News::Down(error));
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -324,11 +306,12 @@ impl Shared {
             .without_max_times()
             .build();
         loop {
-            let tunnel = self.tunnel(last_failure).await?;
-            let mut absence = self.absence.clone();
+            let tunnel = self.link.tunnel(last_failure).await?;
+            let mut absence = self.link.absence();
             absence.mark_unchanged();
             let error = match self.attempt(&tunnel, attendance.cloned()).await {
                 Ok(transport) => {
+                    self.has_served.store(true, Ordering::Relaxed);
                     *self.lock_banner() = transport.banner();
                     // One that took somebody says nothing about those that nobody waits for.
                     if !transport.connection.took_person() {
@@ -364,8 +347,7 @@ impl Shared {
         tunnel: &Tunnel,
         attendance: Option<Attendance>,
     ) -> Result<Transport, Error> {
-        // Never closed, so there is a permit in the end.
-        let _permit = self.logins.acquire().await;
+        let _permit = self.link.login_permit().await;
         let outcome = self.login.run(tunnel, attendance).await;
         // Who has had to answer would have to answer for a spare one too.
         let may_do_alone = match &outcome {
@@ -380,74 +362,7 @@ impl Shared {
         outcome
     }
 
-    /// The tunnel, once it is up and has a link; what goes wrong meanwhile is noted in `last_failure`.
-    ///
-    /// A failure that is known already does not count: what was missing may be there by now.
-    ///
-    /// # Errors
-    /// What waiting cannot heal.
-    async fn tunnel(&self, last_failure: &mut Option<Error>) -> Result<Arc<Tunnel>, Error> {
-        let mut state = self.state.clone();
-        let mut is_news = false;
-        loop {
-            let seen = state.borrow_and_update().clone();
-            match seen {
-                State::Up(tunnel) => return Ok(tunnel),
-                State::Down {
-                    error,
-                    is_final: true,
-                } if is_news => return Err(error),
-                State::Down { error, .. } => *last_failure = Some(error),
-                State::Stopped => return Err(Error::Stopped),
-                State::Dialing
-                | State::Silent { .. }
-                | State::Resuming { .. }
-                | State::Redialing(_) => {}
-            }
-            if state.changed().await.is_err() {
-                return Err(Error::Stopped);
-            }
-            is_news = true;
-        }
-    }
-
-    fn tell(&self, news: News) {
-        // Nobody needs to listen.
-        let _ = self.news.send(news);
-    }
-
     fn lock_banner(&self) -> MutexGuard<'_, Option<String>> {
         self.banner.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    /// Why nobody was let through for the whole of the hold time.
-    fn why_not(&self, last_failure: Option<Error>) -> Error {
-        match &*self.state.borrow() {
-            State::Resuming { outage, .. } => self.away(outage, true),
-            State::Silent { outage, .. } => Error::Silent {
-                target: self.target.clone(),
-                lasted: since(outage),
-            },
-            State::Redialing(outage) => self.away(outage, false),
-            State::Down { error, .. } => error.clone(),
-            State::Dialing | State::Up(_) | State::Stopped => {
-                last_failure.unwrap_or(Error::HeldTooLong { held: self.hold })
-            }
-        }
-    }
-
-    fn away(&self, outage: &Outage, is_resuming: bool) -> Error {
-        Error::Away {
-            target: self.target.clone(),
-            gone: since(outage),
-            is_resuming,
-            reason: outage.last_error.as_ref().unwrap_or(&outage.reason).clone(),
-            hint: outage.hint.clone(),
-        }
-    }
-}
-
-/// How long an outage has lasted.
-fn since(outage: &Outage) -> Duration {
-    Instant::now().saturating_duration_since(Instant::from_std(outage.since))
 }

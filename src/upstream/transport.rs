@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::smux::SmuxStream;
 use crate::ssh::Connection;
+use crate::tunnel::Stream;
 
 /// How long after its login a transport may be handed to another client.
 ///
@@ -16,13 +16,13 @@ const SERVICE_LIFE: Duration = Duration::from_secs(10 * 60);
 /// One SSH connection to the target's sshd, authenticated.
 pub struct Transport {
     /// Messages numbered 80 and up.
-    pub connection: Connection<SmuxStream>,
+    pub connection: Connection<Stream>,
     retires_at: Instant,
 }
 
 impl Transport {
     /// Has just logged in.
-    pub(super) fn new(connection: Connection<SmuxStream>) -> Self {
+    pub(super) fn new(connection: Connection<Stream>) -> Self {
         Self {
             connection,
             retires_at: Instant::now() + SERVICE_LIFE,

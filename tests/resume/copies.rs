@@ -70,6 +70,11 @@ fn the_real_agents_ways() {
     }
 }
 
+/// How long one copy may take.
+fn deadline() -> Duration {
+    crate::common::DEADLINE * if full_size() { 20 } else { 1 }
+}
+
 /// Copies there and back under cuts, and returns how many there were.
 fn copy_both_ways(faulty: &Faulty, side: Peer, how: Ending, amount: Amount, size: u64) -> u64 {
     let world = &faulty.world;
@@ -77,12 +82,11 @@ fn copy_both_ways(faulty: &Faulty, side: Peer, how: Ending, amount: Amount, size
     let [here, there, back] = &paths;
     write_file(here, usize::try_from(size).expect("a size"), 17);
     faulty.faults().cut_every(side, how, amount);
-    let deadline = crate::common::DEADLINE * if full_size() { 20 } else { 1 };
     let up = world.scp(&[]).arg(here).arg(world.remote(there));
-    let up = up.deadline(deadline).ok();
+    let up = up.deadline(deadline()).ok();
     assert_same(here, there);
     let down = world.scp(&[]).arg(world.remote(there)).arg(back);
-    let down = down.deadline(deadline).ok();
+    let down = down.deadline(deadline()).ok();
     assert_same(here, back);
     faulty.faults().clear();
 
@@ -120,9 +124,11 @@ fn over_a_bad_link() {
             {"fault": "link", "latency_ms": 10, "jitter_ms": 5}
         ]}"#,
     );
-    let up = world.scp(&[]).arg(here).arg(world.remote(there)).ok();
+    let up = world.scp(&[]).arg(here).arg(world.remote(there));
+    let up = up.deadline(deadline()).ok();
     assert_same(here, there);
-    let down = world.scp(&[]).arg(world.remote(there)).arg(back).ok();
+    let down = world.scp(&[]).arg(world.remote(there)).arg(back);
+    let down = down.deadline(deadline()).ok();
     assert_same(here, back);
     let counters = faulty.faults().counters();
     report(&format!(

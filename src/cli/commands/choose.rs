@@ -4,7 +4,7 @@ use super::super::exit::Exit;
 use super::super::output::Output;
 use super::super::table;
 use super::fail;
-use crate::config::{Account, Overrides};
+use crate::config::{Account, Overrides, UsageError};
 use crate::daemon;
 use crate::report::one_line;
 use crate::target::{self, Machine};
@@ -12,7 +12,7 @@ use crate::target::{self, Machine};
 /// Questions asked before it is taken that there will be no answer.
 const QUESTIONS: usize = 10;
 
-/// Asks the person at the terminal for a machine that is online; `None` when they name none.
+/// Asks the person at the terminal for a machine that is online; `None` when they leave it to login names.
 pub(super) async fn target(overrides: &Overrides, output: Output) -> Result<Option<String>, Exit> {
     let account = match Account::resolve(overrides) {
         Ok(account) => account,
@@ -39,17 +39,23 @@ pub(super) async fn target(overrides: &Overrides, output: Output) -> Result<Opti
     }
     output.say(table::numbered(&machines, table::width_of(std::io::stderr())).trim_end());
     for _ in 0..QUESTIONS {
-        output.ask(&format!("target (1-{}, or a name): ", machines.len()));
+        output.ask(&format!(
+            "target (1-{}, a name, or Enter: login names select): ",
+            machines.len()
+        ));
         let Some(answer) = read_line().await else {
-            return Ok(None);
+            break;
         };
         match choice(&answer, machines.len()) {
             Choice::Place(place) => return Ok(machines.get(place).map(|chosen| chosen.id.clone())),
             Choice::Text(text) => return Ok(Some(text)),
-            Choice::Nothing => {}
+            Choice::None => return Ok(None),
+            Choice::Wrong => {}
         }
     }
-    Ok(None)
+    let error = UsageError::NoTarget;
+    output.error(&one_line(&error), error.hint().as_deref());
+    Err(Exit::Usage)
 }
 
 /// What was typed.
@@ -59,16 +65,18 @@ enum Choice {
     Place(usize),
     /// A target in its own words.
     Text(String),
-    /// Neither.
-    Nothing,
+    /// No machine.
+    None,
+    /// A number that is not on the list.
+    Wrong,
 }
 
 fn choice(answer: &str, count: usize) -> Choice {
     let answer = answer.trim();
     match answer.parse::<usize>() {
         Ok(number) if (1..=count).contains(&number) => Choice::Place(number - 1),
-        Ok(_) => Choice::Nothing,
-        Err(_) if answer.is_empty() => Choice::Nothing,
+        Ok(_) => Choice::Wrong,
+        Err(_) if answer.is_empty() => Choice::None,
         Err(_) => Choice::Text(answer.to_owned()),
     }
 }
@@ -92,8 +100,11 @@ mod tests {
         assert_eq!(choice("1\n", 3), Choice::Place(0));
         assert_eq!(choice(" 3 ", 3), Choice::Place(2));
         assert_eq!(choice("web-1\n", 3), Choice::Text("web-1".into()));
-        for nothing in ["", "\n", "0", "4", "18446744073709551615"] {
-            assert_eq!(choice(nothing, 3), Choice::Nothing, "{nothing:?}");
+        for none in ["", "\n"] {
+            assert_eq!(choice(none, 3), Choice::None, "{none:?}");
+        }
+        for wrong in ["0", "4", "18446744073709551615"] {
+            assert_eq!(choice(wrong, 3), Choice::Wrong, "{wrong}");
         }
     }
 }

@@ -32,7 +32,7 @@ pub(in crate::cli) async fn run(arguments: DemoArgs, output: Output) -> Exit {
         Err(error) => return fail(output, &error, error.hint().as_deref()),
     };
     output.say("demo: this machine, through an emulated Session Manager");
-    let exit = stay(&daemon, demo.target(), output, &mut signals).await;
+    let exit = stay(&daemon, output, &mut signals).await;
     let shutdown = async {
         daemon.shutdown().await;
         demo.shutdown().await;

@@ -14,6 +14,7 @@ use crate::report::one_line;
 pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit {
     let mut options = Options {
         listen: arguments.listen,
+        agent_version: arguments.agent_version,
         pacing: arguments.emulated.pacing.into(),
         resend: arguments.emulated.resend(),
         faults: arguments.faults.plan(),
@@ -49,7 +50,7 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
     output.event(&Event::Ready {
         listen: emulator.address(),
         endpoint: Some(&endpoint),
-        target,
+        target: Some(target),
     });
     output.say(&format!(
         "ready: Session Manager at {endpoint}, with {target} (this machine)

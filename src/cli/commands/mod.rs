@@ -10,12 +10,12 @@ pub(super) mod targets;
 
 use std::cell::Cell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::pin;
 
 use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 
-use self::news::Teller;
+use self::news::{Herald, Teller};
 use self::signals::Signals;
 use super::exit::Exit;
 use super::output::{Event, Output};
@@ -25,11 +25,11 @@ use crate::upstream::{self, State};
 
 /// Says so when `ssh` would work, and later what becomes of it, until a signal comes or the target
 /// turns out to be out of reach for good.
-async fn stay(daemon: &Daemon, target: &str, output: Output, signals: &mut Signals) -> Exit {
+async fn stay(daemon: &Daemon, output: Output, signals: &mut Signals) -> Exit {
     let announced = Cell::new(false);
     tokio::select! {
         () = signals.next() => {}
-        error = watch(daemon, target, output, &announced) => {
+        error = watch(daemon, output, &announced) => {
             output.error(&one_line(&error), error.hint().as_deref());
             return Exit::Failed;
         }
@@ -50,20 +50,42 @@ async fn finish(exit: Exit, shutdown: impl Future<Output = ()>, signals: &mut Si
     }
 }
 
-/// Tells when the target is reached, lost, and reached again. Returns when it never will be.
-async fn watch(
+/// Tells when the target is reached, and what becomes of it and of those that login names select. Returns when it
+/// never will be.
+async fn watch(daemon: &Daemon, output: Output, announced: &Cell<bool>) -> upstream::Error {
+    if let Some(state) = daemon.state()
+        && let Err(error) = reach(daemon, state, output).await
+    {
+        return error;
+    }
+    announced.set(true);
+    let mut reports = daemon.reports();
+    announce(daemon, output);
+    let mut herald = Herald::new(daemon.target());
+    loop {
+        match reports.recv().await {
+            Ok(report) => herald.tell(&report, output),
+            Err(RecvError::Lagged(_)) => {}
+            Err(RecvError::Closed) => return upstream::Error::Stopped,
+        }
+    }
+}
+
+/// Waits until the usual target is reached, and tells what is in the way.
+///
+/// # Errors
+/// Why it never will be.
+async fn reach(
     daemon: &Daemon,
-    target: &str,
+    mut state: watch::Receiver<State>,
     output: Output,
-    announced: &Cell<bool>,
-) -> upstream::Error {
+) -> Result<(), upstream::Error> {
     let mut teller = Teller::default();
-    let mut state = daemon.state();
     let mut ready = pin!(daemon.ready());
     loop {
         let (error, is_final) = tokio::select! {
             result = &mut ready => match result {
-                Ok(()) => break,
+                Ok(()) => return Ok(()),
                 Err(error) => {
                     ready.set(daemon.ready());
                     let is_final = error.is_final();
@@ -76,7 +98,7 @@ async fn watch(
             },
         };
         if is_final {
-            return error;
+            return Err(error);
         }
         let text = one_line(&error);
         if teller.is_new(&text) {
@@ -84,28 +106,19 @@ async fn watch(
             output.say("still trying");
         }
     }
-    announced.set(true);
-    let mut news = daemon.news();
-    announce(daemon.address(), target, output);
-    let mut teller = Teller::default();
-    loop {
-        match news.recv().await {
-            Ok(news) => teller.tell(&news, output),
-            Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => return upstream::Error::Stopped,
-        }
-    }
 }
 
-fn announce(listen: SocketAddr, target: &str, output: Output) {
+fn announce(daemon: &Daemon, output: Output) {
+    let (listen, target) = (daemon.address(), daemon.target());
     output.event(&Event::Ready {
         listen,
         endpoint: None,
         target,
     });
     let (host, port) = (listen.ip(), listen.port());
-    output.say(&format!(
-        "ready: {target} is at {listen}
+    output.say(&match target {
+        Some(target) => format!(
+            "ready: {target} is at {listen}
 
     ssh  -p {port} {host}
     scp  -P {port} FILE {host}:/tmp/
@@ -113,7 +126,28 @@ fn announce(listen: SocketAddr, target: &str, output: Output) {
     ssh  -p {port} -L 8080:localhost:80 -N {host}
 
 Ctrl-C stops."
-    ));
+        ),
+        None => format!(
+            "ready: login names select the target at {listen}
+
+    ssh  -p {port} TARGET@{host}
+    ssh  -p {port} USER+TARGET@{host}
+    scp  -P {port} FILE TARGET@{host}:/tmp/
+
+TARGET: {}an id or a name that `ssmshim targets` shows
+Ctrl-C stops.",
+            aliases(daemon)
+        ),
+    });
+}
+
+/// The aliases, as the beginning of a list.
+fn aliases(daemon: &Daemon) -> String {
+    daemon
+        .fleet()
+        .aliases()
+        .map(|name| format!("{name}, "))
+        .collect()
 }
 
 fn fail(output: Output, error: &dyn std::error::Error, hint: Option<&str>) -> Exit {

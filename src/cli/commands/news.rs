@@ -1,14 +1,90 @@
-//! What becomes of the way to the target, told once.
+//! What becomes of the targets, told once.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::super::output::{Event, Output};
+use crate::daemon::{Report, What};
 use crate::report::one_line;
 use crate::upstream::News;
 
-/// Tells news as events and in words, and nothing twice.
+/// Tells reports as events and in words.
+///
+/// As long as there is no target but the usual one, words do not name it.
+#[derive(Debug, Default)]
+pub(super) struct Herald {
+    usual: Option<String>,
+    has_others: bool,
+    /// One for each target that is up.
+    tellers: BTreeMap<String, Teller>,
+}
+
+impl Herald {
+    /// For an endpoint that leads to `usual` where nothing is selected.
+    pub(super) fn new(usual: Option<&str>) -> Self {
+        Self {
+            usual: usual.map(str::to_owned),
+            ..Self::default()
+        }
+    }
+
+    /// Tells `report`, unless it is none.
+    pub(super) fn tell(&mut self, report: &Report, output: Output) {
+        let Report {
+            target,
+            title,
+            what,
+        } = report;
+        self.has_others |= self.usual.as_ref() != Some(target);
+        let voice = Voice {
+            target,
+            heading: match self.has_others {
+                true => format!("{title}: "),
+                false => String::new(),
+            },
+            output,
+        };
+        match what {
+            What::Started => {
+                output.event(&Event::Started { target });
+                voice.say("selected by a login name, reaching it …");
+                let teller = Teller {
+                    is_new: true,
+                    ..Teller::default()
+                };
+                self.tellers.insert(target.clone(), teller);
+            }
+            What::News(news) => {
+                let teller = self.tellers.entry(target.clone()).or_default();
+                teller.tell(news, &voice);
+            }
+            What::Idle => {
+                output.event(&Event::Idle { target });
+                voice.say("not in use any more, session ended");
+                self.tellers.remove(target);
+            }
+        }
+    }
+}
+
+/// Speaks of one target.
+struct Voice<'a> {
+    target: &'a str,
+    heading: String,
+    output: Output,
+}
+
+impl Voice<'_> {
+    fn say(&self, text: &str) {
+        self.output.say(&format!("{}{text}", self.heading));
+    }
+}
+
+/// Tells news of one target, and nothing twice.
 #[derive(Debug, Default)]
 pub(super) struct Teller {
+    /// It has never been up.
+    is_new: bool,
     is_down: bool,
     /// What was wrong when it was told last; none once all was well.
     told: Option<String>,
@@ -22,36 +98,39 @@ impl Teller {
         is_new
     }
 
-    /// Tells `news`, unless it is none.
-    pub(super) fn tell(&mut self, news: &News, output: Output) {
+    fn tell(&mut self, news: &News, voice: &Voice<'_>) {
+        let Voice { target, output, .. } = voice;
         match news {
             News::Lost {
                 reason,
                 is_resuming,
             } => {
                 output.event(&Event::Lost {
+                    target,
                     reason,
                     resuming: *is_resuming,
                 });
-                output.say(&match is_resuming {
+                voice.say(&match is_resuming {
                     true => format!("connection lost ({reason}), resuming"),
                     false => format!("the SSM session is over ({reason}), starting another"),
                 });
             }
             News::Silent { lasted } => {
                 output.event(&Event::Silent {
+                    target,
                     silent_seconds: seconds(*lasted),
                 });
-                output.say(&format!(
+                voice.say(&format!(
                     "the SSM agent on the target has not answered for {:.0} s, waiting",
                     lasted.as_secs_f64()
                 ));
             }
             News::Heard { lasted } => {
                 output.event(&Event::Heard {
+                    target,
                     silent_seconds: seconds(*lasted),
                 });
-                output.say(&format!(
+                voice.say(&format!(
                     "it answers again after {:.1} s",
                     lasted.as_secs_f64()
                 ));
@@ -63,49 +142,60 @@ impl Teller {
             } => {
                 if self.is_new(error) {
                     output.event(&Event::Retrying {
+                        target,
                         attempt: *attempt,
                         error,
                         hint: *hint,
                     });
-                    output.warn(&format!("not resumed yet: {error}"), *hint);
+                    let text = format!("{}not resumed yet: {error}", voice.heading);
+                    output.warn(&text, *hint);
                 }
             }
             News::Resumed { gap, attempts } => {
                 self.told = None;
                 output.event(&Event::Resumed {
+                    target,
                     gap_seconds: seconds(*gap),
                     attempts: *attempts,
                 });
-                output.say(&format!("resumed after {:.1} s", gap.as_secs_f64()));
+                voice.say(&format!("resumed after {:.1} s", gap.as_secs_f64()));
             }
             News::Down(error) => {
                 let (text, hint) = (one_line(error), error.hint());
                 self.is_down = true;
                 if self.is_new(&text) {
                     let hint = hint.as_deref();
-                    output.event(&Event::Down { error: &text, hint });
+                    output.event(&Event::Down {
+                        target,
+                        error: &text,
+                        hint,
+                    });
+                    // It names the target.
                     output.error(&text, hint);
                 }
             }
             News::Up { gap } => {
-                self.up(*gap, output);
-                output.say(&match gap {
+                let is_new = self.is_new;
+                self.up(*gap, voice);
+                voice.say(&match gap {
                     Some(gap) => format!("reached again after {:.1} s", gap.as_secs_f64()),
+                    None if is_new => "reached".into(),
                     None => "reached again".into(),
                 });
             }
             News::LoggedIn => {
                 if self.is_down {
-                    self.up(None, output);
-                    output.say("logging in works again");
+                    self.up(None, voice);
+                    voice.say("logging in works again");
                 }
             }
         }
     }
 
-    fn up(&mut self, gap: Option<Duration>, output: Output) {
+    fn up(&mut self, gap: Option<Duration>, voice: &Voice<'_>) {
         *self = Self::default();
-        output.event(&Event::Up {
+        voice.output.event(&Event::Up {
+            target: voice.target,
             gap_seconds: gap.map(seconds),
         });
     }

@@ -5,23 +5,27 @@ use super::super::exit::Exit;
 use super::super::output::Output;
 use super::signals::Signals;
 use super::{choose, fail, finish, stay};
-use crate::config::{File, Overrides, Serve, UsageError};
+use crate::config::{Endpoint, File, Overrides};
 use crate::daemon::Daemon;
 use crate::report::one_line;
 
 /// Runs until a signal comes or the target turns out to be out of reach for good.
 pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
     let mut overrides = overrides(arguments);
-    let mut resolved = Serve::resolve(overrides.clone());
-    if matches!(resolved, Err(UsageError::NoTarget)) && output.is_interactive() {
+    let mut resolved = Endpoint::resolve(overrides.clone());
+    if resolved
+        .as_ref()
+        .is_ok_and(|endpoint| endpoint.target.is_none())
+        && output.is_interactive()
+    {
         overrides.values.target = match choose::target(&overrides, output).await {
             Ok(chosen) => chosen,
             Err(exit) => return exit,
         };
-        resolved = Serve::resolve(overrides);
+        resolved = Endpoint::resolve(overrides);
     }
-    let config = match resolved {
-        Ok(config) => config,
+    let endpoint = match resolved {
+        Ok(endpoint) => endpoint,
         Err(error) => {
             output.error(&one_line(&error), error.hint().as_deref());
             return Exit::Usage;
@@ -31,17 +35,19 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
         Ok(signals) => signals,
         Err(error) => return fail(output, &error, None),
     };
-    output.say(&format!("reaching {} …", config.target));
+    if let Some(target) = &endpoint.target {
+        output.say(&format!("reaching {target} …"));
+    }
     // Looking for the target may take its time.
     let served = tokio::select! {
-        served = Daemon::serve(&config) => served,
+        served = Daemon::serve(&endpoint) => served,
         () = signals.next() => return Exit::Done,
     };
     let daemon = match served {
         Ok(daemon) => daemon,
         Err(error) => return fail(output, &error, error.hint().as_deref()),
     };
-    let exit = stay(&daemon, daemon.target(), output, &mut signals).await;
+    let exit = stay(&daemon, output, &mut signals).await;
     finish(exit, daemon.shutdown(), &mut signals).await
 }
 
@@ -63,6 +69,7 @@ fn overrides(arguments: ServeArgs) -> Overrides {
             known_hosts: arguments.known_hosts,
             strict_host_key: arguments.strict_host_key,
             hold_seconds: arguments.hold,
+            idle_seconds: arguments.idle,
             ..File::default()
         },
         config: arguments.config,

@@ -14,8 +14,9 @@ use tokio::time::{Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::PollSender;
 
+use super::Settings;
 use super::port::{Input, Pipe};
-use super::{Settings, VERSION};
+use super::version::Ways;
 use crate::emulator::fault::Board;
 use crate::emulator::frame;
 use crate::emulator::socket::Leg;
@@ -47,9 +48,6 @@ const INPUT_MESSAGES: usize = 32;
 /// Bytes on their way from the Port session, as in a socket pair.
 const OUTPUT_BYTES: usize = 64 * 1024;
 
-/// Time for what is unacknowledged when the session ends (sheet §6.2).
-const DRAIN: Duration = Duration::from_secs(2);
-
 /// How a session ended, for the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Verdict {
@@ -66,6 +64,7 @@ pub(super) enum Verdict {
 /// One session's data channel; outlives its sockets.
 pub(super) struct Channel {
     session_id: String,
+    ways: Ways,
     core: DataChannel,
     /// Tells the Port session that it may begin.
     established: Option<oneshot::Sender<Established>>,
@@ -92,6 +91,8 @@ pub(super) struct Channel {
     doubtful: Option<u64>,
     /// Its payload, when it came again: to be written again.
     repeated: Option<Bytes>,
+    /// The Port session begins then, and is not ready before.
+    unready: Option<(Instant, Established)>,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -122,7 +123,11 @@ impl Channel {
         properties: Value,
         settings: &Settings,
     ) -> (Self, PortEnd) {
-        let mut options = AgentOptions::new(Some(HandshakeRequest::port(VERSION, properties)));
+        let ways = settings.version.ways();
+        let request = HandshakeRequest::port(settings.version.to_string(), properties);
+        let mut options = AgentOptions::new(Some(request));
+        options.processes_first = ways.processes_first;
+        options.acknowledges_duplicates = ways.acknowledges_duplicates;
         options.strategy = match settings.resend {
             Resend::HeadOnly => Strategy::HeadOnly,
             Resend::Backlog => Strategy::Recover,
@@ -146,6 +151,7 @@ impl Channel {
         let (ended, port_ended) = oneshot::channel();
         let channel = Self {
             session_id,
+            ways,
             core: DataChannel::new(config, Origin::system(), now),
             established: Some(established_sender),
             input: PollSender::new(input_sender),
@@ -162,6 +168,7 @@ impl Channel {
             faults: Arc::clone(&settings.faults),
             doubtful: None,
             repeated: None,
+            unready: None,
             timer: Box::pin(sleep_until(now.into())),
         };
         let port = PortEnd {
@@ -199,12 +206,21 @@ impl Channel {
             return;
         };
         if self.faults.repeats()
+            && self.ways.processes_first
             && frame::message_type(message) == Some("input_stream_data")
             && frame::sequence_number(message) == Some(doubtful)
             && frame::payload_type(message) == Some(PayloadType::Output.code())
         {
             self.doubtful = None;
             self.repeated = frame::payload(message).map(|payload| message.slice_ref(payload));
+        }
+    }
+
+    /// Lets the Port session begin.
+    fn begin(&mut self, established: Established) {
+        if let Some(waiting) = self.established.take() {
+            // Without a Port session there is nobody to tell.
+            let _ = waiting.send(established);
         }
     }
 
@@ -246,14 +262,17 @@ impl Channel {
             let input = match event {
                 Event::Data(PayloadType::Output, data) => Some(Input::Data(data)),
                 Event::Flag(Flag::DisconnectToPort) => Some(Input::Disconnect),
-                Event::Flag(Flag::TerminateSession) => {
+                Event::Flag(Flag::TerminateSession) if self.ways.takes_terminate_flag => {
                     self.conclude(Verdict::Terminated);
                     None
                 }
                 Event::Established(established) => {
-                    if let Some(waiting) = self.established.take() {
-                        // Without a Port session there is nobody to tell.
-                        let _ = waiting.send(established);
+                    match self.faults.unready() {
+                        Some(time) => {
+                            self.unready = Some((Instant::now() + time, established));
+                            self.core.set_ready(false);
+                        }
+                        None => self.begin(established),
                     }
                     None
                 }
@@ -324,7 +343,7 @@ impl Channel {
     fn read_output(&mut self, cx: &mut Context<'_>, now: Instant) -> usize {
         let may_send = self.core.capacity() > 0
             && self.core.unsent() == 0
-            && !self.core.is_paused()
+            && !(self.core.is_paused() && self.ways.pauses_sources)
             && self.pause.as_ref().is_none_or(|pause| pause.next <= now);
         if !may_send {
             self.is_output_dry = false;
@@ -350,7 +369,7 @@ impl Channel {
         self.port_ended = None;
         if let (State::Running, Ok(result)) = (&self.state, result) {
             self.state = State::Draining {
-                deadline: now + DRAIN,
+                deadline: now + self.ways.drain,
                 result,
             };
         }
@@ -375,10 +394,11 @@ impl Channel {
             _ => None,
         };
         [
+            self.unready.as_ref().map(|(until, _)| *until),
             self.core.poll_timeout(),
             pause.filter(|next| *next > now),
             drain,
-            Some(self.pulse.poll_timeout()),
+            Some(self.pulse.poll_timeout(self.ways.awaits_pongs)),
         ]
         .into_iter()
         .flatten()
@@ -413,6 +433,9 @@ impl Leg for Channel {
         // Cancels at once, whatever the Port session has not taken yet.
         let is_closed = frame::message_type(&message) == Some("channel_closed");
         self.repeat(&message);
+        if self.unready.is_some() && frame::message_type(&message) == Some("input_stream_data") {
+            self.faults.note(|counters| counters.unready += 1);
+        }
         if let Err(error) = self.core.handle_input(Instant::now(), message) {
             tracing::debug!(session_id = self.session_id, %error, "ignored a message");
         }
@@ -433,6 +456,10 @@ impl Leg for Channel {
     fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Option<Message>> {
         loop {
             let now = Instant::now();
+            if let Some((_, established)) = self.unready.take_if(|(until, _)| *until <= now) {
+                self.core.set_ready(true);
+                self.begin(established);
+            }
             if self.core.poll_timeout().is_some_and(|due| due <= now) {
                 self.core.handle_timeout(now);
                 self.deliver(cx);
@@ -440,7 +467,8 @@ impl Leg for Channel {
             if let Some(announcement) = self.announcement.take() {
                 return Poll::Ready(Some(announcement));
             }
-            if self.verdict().is_some() || self.pulse.is_dead(now) {
+            let is_dead = self.ways.awaits_pongs && self.pulse.is_dead(now);
+            if self.verdict().is_some() || is_dead {
                 return Poll::Ready(None);
             }
             if self.pulse.takes_ping(now) {
@@ -526,8 +554,11 @@ impl Pulse {
         self.dead <= now
     }
 
-    fn poll_timeout(&self) -> Instant {
-        self.next.min(self.dead)
+    fn poll_timeout(&self, awaits_pongs: bool) -> Instant {
+        match awaits_pongs {
+            true => self.next.min(self.dead),
+            false => self.next,
+        }
     }
 }
 
@@ -548,7 +579,7 @@ mod tests {
         pulse.on_pong(start + seconds(55));
         assert!(!pulse.is_dead(start + seconds(114)));
         assert!(pulse.is_dead(start + seconds(115)));
-        assert_eq!(pulse.poll_timeout(), start + seconds(108));
+        assert_eq!(pulse.poll_timeout(true), start + seconds(108));
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! It runs Port sessions, with the real agent's ways (sheet §3, §6.5, §6.6, §12): payloads of
 //! 1 KiB and a pause of 1 ms after each, only the oldest message resent and that every 100 ms,
-//! duplicates acknowledged again, no half-close, targets dialled one after the other.
+//! no half-close, targets dialled one after the other. What differs from version to version is in
+//! `version`: each agent has the ways of the version that it says it is.
 //!
 //! Where it differs on purpose: the real agent tracks up to 100 000 unacknowledged messages and
 //! then sends on without tracking; this one stops reading its sources at 4 MiB.
@@ -12,6 +13,7 @@ mod connect;
 mod control;
 mod port;
 mod task;
+mod version;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -29,9 +31,7 @@ use super::node::Node;
 use super::socket;
 use super::{Pacing, Resend};
 use control::Control;
-
-/// Version that the agent reports: recent enough for every gate of a client (sheet §4).
-pub(crate) const VERSION: &str = "3.3.1142.0";
+pub use version::{AgentVersion, VersionError};
 
 /// Largest payload that can be configured: what a real agent was seen to take.
 pub(crate) const PAYLOAD_LIMIT: usize = 1 << 20;
@@ -45,6 +45,8 @@ const RECONNECT: Duration = Duration::from_millis(500);
 pub(crate) struct Settings {
     /// The gateway's address.
     pub(crate) gateway: SocketAddr,
+    /// What they say they are, and do.
+    pub(crate) version: AgentVersion,
     pub(crate) pacing: Pacing,
     pub(crate) resend: Resend,
     pub(crate) payload_bytes: usize,
@@ -116,7 +118,7 @@ impl Agent {
             let path = format!("/v1/control-channel/{}", self.instance_id);
             let fields = json!({
                 "Cookie": null,
-                "AgentVersion": VERSION,
+                "AgentVersion": self.settings.version.to_string(),
                 "PlatformType": "linux",
             });
             let gateway = self.settings.gateway;

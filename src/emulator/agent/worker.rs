@@ -13,6 +13,7 @@ use super::channel::{Channel, PortEnd, Verdict};
 use super::connect::{self, Socket};
 use super::port::{Dial, run_basic, run_mux};
 use super::task::Task;
+use super::version::{Keepalive, Port, Ways};
 use crate::emulator::socket;
 
 /// Tries to open a data channel, at the start and after each loss (sheet §5).
@@ -83,6 +84,12 @@ pub(super) async fn run(
 }
 
 async fn serve(task: Task, instance_id: &str, settings: &Settings) -> Outcome {
+    let ways = settings.version.ways();
+    if ways.port == Port::Unknown {
+        // In the real one's words.
+        let text = "Plugin with name Port not found. Step name: Port";
+        return Outcome::new(Status::Failed, text);
+    }
     let dial = match Dial::resolve(&task.properties, settings).await {
         Ok(dial) => dial,
         Err(text) => return Outcome::new(Status::Failed, text),
@@ -94,14 +101,17 @@ async fn serve(task: Task, instance_id: &str, settings: &Settings) -> Outcome {
         instance_id,
         session_id: &task.session_id,
     };
-    let (outcome, ()) = tokio::join!(gateway.carry(channel), run_port(port, &dial, forwards));
+    let (outcome, ()) = tokio::join!(
+        gateway.carry(channel),
+        run_port(port, &dial, forwards, ways)
+    );
     outcome
 }
 
 /// Runs the Port session once the handshake is complete.
 ///
 /// Ends when the channel does, because the channel's end of the pipe is then gone.
-async fn run_port(port: PortEnd, dial: &Dial, forwards: bool) {
+async fn run_port(port: PortEnd, dial: &Dial, forwards: bool, ways: Ways) {
     let PortEnd {
         established,
         pipe,
@@ -111,12 +121,17 @@ async fn run_port(port: PortEnd, dial: &Dial, forwards: bool) {
         return;
     };
     let run = async {
-        if established.is_multiplexed {
-            run_mux(pipe, dial, established.needs_keepalive)
+        if established.is_multiplexed && ways.port == Port::Multiplexed {
+            let keepalive = match ways.keepalive {
+                Keepalive::Always => true,
+                Keepalive::Never => false,
+                Keepalive::ByClient => established.needs_keepalive,
+            };
+            run_mux(pipe, dial, keepalive)
                 .await
                 .map_err(|error| error.to_string())
         } else {
-            run_basic(pipe, dial, forwards).await
+            run_basic(pipe, dial, forwards && ways.port != Port::Single).await
         }
     };
     let result = tokio::select! {

@@ -1,8 +1,8 @@
 //! The faults in force, and the counters: what all parts of the service ask and tell.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -11,6 +11,7 @@ use super::plan::{Answer, Ending, Expire, Extent, Fault, Outage, Refusal, Sessio
 use super::report::Counters;
 use super::script::{Rule, Rules, has_extent};
 use super::wire::Wire;
+use crate::emulator::frame::HeaderKind;
 use crate::emulator::session::{Peer, Session};
 
 /// The service's knowledge of its faults.
@@ -22,6 +23,9 @@ pub(crate) struct Board {
     /// Counts how often the faults were cleared.
     cleared: watch::Sender<u64>,
     repeats: AtomicBool,
+    has_short_headers: AtomicBool,
+    /// Milliseconds for which agents are not ready.
+    unready_millis: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -62,6 +66,8 @@ impl Board {
             outage: watch::Sender::default(),
             cleared: watch::Sender::default(),
             repeats: AtomicBool::new(false),
+            has_short_headers: AtomicBool::new(false),
+            unready_millis: AtomicU64::new(0),
         }
     }
 
@@ -171,6 +177,41 @@ impl Board {
         self.repeats.store(on, Ordering::Relaxed);
     }
 
+    /// For how long agents are not ready, from the handshake on; none when they are at once.
+    pub(crate) fn unready(&self) -> Option<Duration> {
+        let millis = self.unready_millis.load(Ordering::Relaxed);
+        (millis > 0).then(|| Duration::from_millis(millis))
+    }
+
+    pub(super) fn set_unready(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.unready_millis.store(millis, Ordering::Relaxed);
+    }
+
+    /// Which header the service's own messages to `peer` have.
+    pub(crate) fn header_to(&self, peer: Peer) -> HeaderKind {
+        match peer {
+            Peer::Client if self.has_short_headers.load(Ordering::Relaxed) => HeaderKind::Untyped,
+            _ => HeaderKind::Typed,
+        }
+    }
+
+    pub(super) fn set_short_headers(&self, short: bool) {
+        self.has_short_headers.store(short, Ordering::Relaxed);
+    }
+
+    /// Whether the agent is not to hear of a session that has just been started.
+    pub(crate) fn on_start(&self) -> bool {
+        let is_unheard = self.lock().strike(|fault| match fault {
+            Fault::Unheard(unheard) => Some(((), unheard.extent)),
+            _ => None,
+        });
+        if is_unheard.is_some() {
+            self.note(|counters| counters.unheard += 1);
+        }
+        is_unheard.is_some()
+    }
+
     pub(super) fn seed(&self) -> u64 {
         self.lock().seed
     }
@@ -183,7 +224,7 @@ impl Board {
         self.counters.subscribe()
     }
 
-    pub(super) fn set_outage(&self, how: Outage, time: std::time::Duration) {
+    pub(super) fn set_outage(&self, how: Outage, time: Duration) {
         self.note(|counters| counters.outages += 1);
         let until = Instant::now() + time;
         self.outage.send_replace(Some(Away { how, until }));
@@ -212,6 +253,8 @@ impl Board {
             state.next_rule = 1;
         }
         self.set_repeats(false);
+        self.set_unready(Duration::ZERO);
+        self.set_short_headers(false);
         self.outage.send_replace(None);
         self.cleared.send_modify(|count| *count += 1);
     }

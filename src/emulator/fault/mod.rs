@@ -27,12 +27,30 @@
 //! {"fault": "terminate", "text": "by the administrator"}
 //! {"fault": "agent", "away_ms": 3000}
 //! {"fault": "agent", "away_ms": 100, "silent": true}     its sessions die unnoticed, as of a worker that was killed
+//! {"fault": "repeat", "on": true}                        agents that lose their socket write a message to the port twice
+//! {"fault": "unready", "ms": 300}                        agents refuse, or the old ones lose, what comes so soon
+//! {"fault": "unheard", "extent": {"times": 2}}           sessions start and no agent is told
+//! {"fault": "headers", "short": true}                    the service's own messages have a header of 112 bytes
 //! ```
+//!
+//! The warts of real agents and of the service, and which of these stands for each:
+//!
+//! | seen | fault |
+//! |---|---|
+//! | every socket is closed after an hour | `cut` `bye` `after` `{"ms": 3600000}`, for each side |
+//! | a message right after the handshake is refused, or lost | `unready` |
+//! | a session is started and the agent never comes | `unheard` |
+//! | the agent reconnects and tells nobody | `cut` of the side `agent` |
+//! | having reconnected it writes a message twice | `repeat` |
+//! | `channel_closed` and others without a payload type | always, and `headers` |
+//!
+//! What differs between versions of the agent is not a fault: see
+//! [`Options::agent_version`](super::Options::agent_version).
 //!
 //! # What stays and what happens at once
 //!
-//! A cut without `after`, `publication`, `terminate`, `network` and `agent` happen at once. All
-//! others are rules: they stay in force until their extent is used up or they are cleared. A rule
+//! A cut without `after`, `publication`, `terminate`, `network` and `agent` happen at once; `repeat`,
+//! `unready` and `headers` are switched on or off. All others are rules: they stay in force until their extent is used up or they are cleared. A rule
 //! for sessions counts in each session, end and direction by itself.
 //!
 //! # Repeating a run
@@ -203,7 +221,9 @@ impl Faults {
             }
             Fault::Publication(it) => {
                 for session in self.sessions(&it.sessions) {
-                    session.outbox(it.side).push(frame::publication(!it.paused));
+                    let header = self.hub.faults.header_to(it.side);
+                    let message = frame::publication(!it.paused, header);
+                    session.outbox(it.side).push(message);
                 }
             }
             Fault::Terminate(it) => {
@@ -214,11 +234,13 @@ impl Faults {
             Fault::Network(network) => self.hub.faults.set_outage(network.how, network.time),
             Fault::Agent(agent) => self.stop_agents(&agent),
             Fault::Repeat(repeat) => self.hub.faults.set_repeats(repeat.on),
+            Fault::Unready(unready) => self.hub.faults.set_unready(unready.time),
+            Fault::Headers(headers) => self.hub.faults.set_short_headers(headers.short),
             rule @ (Fault::Cut(_) | Fault::Messages(_) | Fault::Link(_)) => {
                 self.hub.faults.add(rule);
                 self.brief();
             }
-            rule @ (Fault::Api(_) | Fault::Gateway(_) | Fault::Expire(_)) => {
+            rule @ (Fault::Api(_) | Fault::Gateway(_) | Fault::Expire(_) | Fault::Unheard(_)) => {
                 self.hub.faults.add(rule);
             }
         }

@@ -45,6 +45,10 @@ pub struct Counters {
     pub agents_stopped: u64,
     /// Messages that an agent wrote to its port twice.
     pub repeated: u64,
+    /// Sessions that no agent was told of.
+    pub unheard: u64,
+    /// Messages that found an agent not ready, counted each time.
+    pub unready: u64,
 }
 
 impl Counters {

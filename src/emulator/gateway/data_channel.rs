@@ -49,7 +49,7 @@ pub(super) async fn serve(
     );
     session.attached(peer);
     let number = session.wire(peer).attached();
-    announce_arrival(&session, peer, number > 1);
+    announce_arrival(hub, &session, peer, number > 1);
     hub.faults.note(|counters| match peer {
         Peer::Client => {
             counters.client_sockets += 1;
@@ -83,7 +83,7 @@ pub(super) async fn serve(
     drop(leg);
     session.wire(peer).detached(number);
     if !replaced {
-        announce_departure(&session, peer);
+        announce_departure(hub, &session, peer);
         session.detached(peer);
     }
     match end {
@@ -141,19 +141,19 @@ async fn sever(mut socket: Socket, how: Ending) {
 }
 
 /// Lets both ends publish, now that one has come, or is back.
-fn announce_arrival(session: &Session, peer: Peer, is_back: bool) {
-    let start = || frame::publication(true);
+fn announce_arrival(hub: &Hub, session: &Session, peer: Peer, is_back: bool) {
+    let start = |end| frame::publication(true, hub.faults.header_to(end));
     match peer {
         Peer::Client => {
-            session.client.push(start());
+            session.client.push(start(Peer::Client));
             if session.agent.is_attached() {
-                session.agent.push(start());
+                session.agent.push(start(Peer::Agent));
             }
         }
         Peer::Agent => {
-            session.agent.push(start());
+            session.agent.push(start(Peer::Agent));
             if is_back {
-                session.client.push(start());
+                session.client.push(start(Peer::Client));
             }
         }
     }
@@ -161,10 +161,13 @@ fn announce_arrival(session: &Session, peer: Peer, is_back: bool) {
 
 /// Pauses the other end while there is nobody to listen (sheet §3.5). Clients need not obey: what they send is
 /// dropped while the agent is away, and they resend it.
-fn announce_departure(session: &Session, peer: Peer) {
+fn announce_departure(hub: &Hub, session: &Session, peer: Peer) {
     let other = session.outbox(peer.other());
     if other.is_attached() {
-        other.push(frame::publication(false));
+        other.push(frame::publication(
+            false,
+            hub.faults.header_to(peer.other()),
+        ));
     }
 }
 

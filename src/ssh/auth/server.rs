@@ -122,6 +122,9 @@ pub enum Error {
     /// Too many requests were refused.
     #[error("too many authentication failures")]
     TooManyFailures,
+    /// The client proved who it is, and what it asks for does not exist ([`Server::turn_away`]).
+    #[error("{0}")]
+    TurnedAway(String),
 }
 
 impl Error {
@@ -132,7 +135,7 @@ impl Error {
                 reason::PROTOCOL_ERROR
             }
             Self::UnknownService(_) => reason::SERVICE_NOT_AVAILABLE,
-            Self::TooManyFailures => reason::NO_MORE_AUTH_METHODS_AVAILABLE,
+            Self::TooManyFailures | Self::TurnedAway(_) => reason::NO_MORE_AUTH_METHODS_AVAILABLE,
         }
     }
 }
@@ -151,6 +154,8 @@ pub struct Server {
     failures: u32,
     requests: u32,
     service_requests: u32,
+    /// Whom the policy accepts is not in before somebody else has said so, too.
+    holds: bool,
     output: VecDeque<Vec<u8>>,
 }
 
@@ -160,6 +165,8 @@ enum State {
     Idle,
     /// Requests are answered; `user` is the name of the latest.
     Requests { user: Option<String> },
+    /// The policy has accepted `user`, and the answer is held.
+    Held { user: String },
     /// SSH_MSG_USERAUTH_SUCCESS is queued or sent.
     Authenticated { user: String },
 }
@@ -183,8 +190,47 @@ impl Server {
             failures: 0,
             requests: 0,
             service_requests: 0,
+            holds: false,
             output: VecDeque::new(),
         }
+    }
+
+    /// Holds the answer to a client that the policy accepts, until [`Server::admit`] or [`Server::turn_away`].
+    ///
+    /// For what takes time to find out, and is nobody's business before they have proved who they are. Requests
+    /// are answered in their order (RFC 4252 §5.1), so nothing is to be handed in meanwhile.
+    #[must_use]
+    pub fn holding(self) -> Self {
+        Self {
+            holds: true,
+            ..self
+        }
+    }
+
+    /// The user whose answer is held.
+    pub fn held(&self) -> Option<&str> {
+        match &self.state {
+            State::Held { user } => Some(user),
+            _ => None,
+        }
+    }
+
+    /// Lets the held user in, after showing `banner`. Does nothing when nobody is held.
+    pub fn admit(&mut self, banner: Option<&str>) {
+        if let State::Held { user } = &mut self.state {
+            let user = std::mem::take(user);
+            if let Some(text) = banner {
+                self.queue_banner(text);
+            }
+            self.accept(user);
+        }
+    }
+
+    /// Shows `banner` to the held user, who is not let in for `reason`, a few words. The error is for the caller to end
+    /// the connection with: no other request of this client would fare better, and nobody is to type a password in vain.
+    pub fn turn_away(&mut self, banner: &str, reason: &str) -> Error {
+        self.queue_banner(banner);
+        Error::TurnedAway(reason.to_owned())
     }
 
     /// The authenticated user, once there is one.
@@ -193,7 +239,7 @@ impl Server {
     pub fn user(&self) -> Option<&str> {
         match &self.state {
             State::Authenticated { user } => Some(user),
-            State::Idle | State::Requests { .. } => None,
+            State::Idle | State::Requests { .. } | State::Held { .. } => None,
         }
     }
 
@@ -282,7 +328,11 @@ impl Server {
             _ => Answer::Verdict(Verdict::Reject),
         };
         match answer {
-            Answer::Verdict(Verdict::Accept) => self.accept(user),
+            Answer::Verdict(Verdict::Accept) if self.holds => {
+                let user = user.to_owned();
+                self.state = State::Held { user };
+            }
+            Answer::Verdict(Verdict::Accept) => self.accept(user.to_owned()),
             Answer::Verdict(Verdict::Continue) => self.queue_failure(policy, true),
             Answer::Verdict(Verdict::Reject) => return self.refuse(method, policy),
             Answer::KeyIsWelcome { algorithm, blob } => {
@@ -309,12 +359,7 @@ impl Server {
             policy.restart();
         }
         if let Some(text) = policy.banner(name) {
-            let mut banner = Vec::with_capacity(16 + text.len());
-            banner
-                .put_byte(msg::USERAUTH_BANNER)
-                .put_string(text)
-                .put_string("");
-            self.output.push_back(banner);
+            self.queue_banner(&text);
         }
     }
 
@@ -377,11 +422,19 @@ impl Server {
         }
     }
 
-    fn accept(&mut self, user: &str) {
+    fn accept(&mut self, user: String) {
         self.output.push_back(vec![msg::USERAUTH_SUCCESS]);
-        self.state = State::Authenticated {
-            user: user.to_owned(),
-        };
+        self.state = State::Authenticated { user };
+    }
+
+    /// RFC 4252 §5.4: at any time before success.
+    fn queue_banner(&mut self, text: &str) {
+        let mut banner = Vec::with_capacity(16 + text.len());
+        banner
+            .put_byte(msg::USERAUTH_BANNER)
+            .put_string(text)
+            .put_string("");
+        self.output.push_back(banner);
     }
 
     fn refuse(&mut self, method: &[u8], policy: &mut dyn Policy) -> Result<(), Error> {

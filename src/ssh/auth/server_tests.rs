@@ -222,6 +222,69 @@ fn none_is_for_the_policy_to_decide() {
     assert_eq!(server.user(), Some("anybody"));
 }
 
+/// A server that holds its answer to `anybody`, whom the policy has accepted.
+fn holding() -> Server {
+    let mut policy = Door {
+        none: Some(Verdict::Accept),
+        ..Door::default()
+    };
+    let mut server = server().holding();
+    feed(&mut server, &none("anybody"), &mut policy).unwrap();
+    assert!(take(&mut server).is_empty());
+    assert_eq!((server.held(), server.user()), (Some("anybody"), None));
+    server
+}
+
+#[test]
+fn an_answer_is_held_until_it_is_known() {
+    for banner in [None, Some("welcome\r\n")] {
+        let mut server = holding();
+        server.admit(banner);
+        let mut expected = vec![msg::USERAUTH_SUCCESS];
+        if banner.is_some() {
+            expected.insert(0, msg::USERAUTH_BANNER);
+        }
+        assert_eq!(take(&mut server), expected);
+        assert_eq!((server.held(), server.user()), (None, Some("anybody")));
+        // Nobody is held any more.
+        server.admit(Some("again"));
+        assert!(take(&mut server).is_empty());
+    }
+    let mut server = holding();
+    let error = server.turn_away("no such machine\r\n", "not there");
+    assert_eq!(take(&mut server), [msg::USERAUTH_BANNER]);
+    assert_eq!(server.user(), None);
+    assert_eq!(error, Error::TurnedAway("not there".into()));
+    assert_eq!(
+        error.disconnect_reason(),
+        reason::NO_MORE_AUTH_METHODS_AVAILABLE
+    );
+}
+
+#[test]
+fn nothing_is_handed_in_while_an_answer_is_held() {
+    for message in [none("root"), service(USERAUTH_SERVICE)] {
+        let error = feed(&mut holding(), &message, &mut Door::default()).unwrap_err();
+        assert_eq!(error, Error::Unexpected(message[0]));
+    }
+}
+
+#[test]
+fn only_who_is_accepted_is_held() {
+    let mut server = server().holding();
+    feed(&mut server, &none("alice"), &mut Door::default()).unwrap();
+    assert_eq!(take(&mut server), [msg::USERAUTH_FAILURE]);
+    assert_eq!(server.held(), None);
+    server.admit(None);
+    assert!(take(&mut server).is_empty());
+    // A key that would do proves nothing yet.
+    let key = blob(include_str!("../../../keys/ed25519.pub"));
+    let message = query("alice", "ssh-ed25519", &key);
+    feed(&mut server, &message, &mut Door::default()).unwrap();
+    assert_eq!(take(&mut server), [msg::USERAUTH_PK_OK]);
+    assert_eq!((server.held(), server.user()), (None, None));
+}
+
 #[test]
 fn passwords_and_answers_are_not_looked_at() {
     for trusting in [true, false] {

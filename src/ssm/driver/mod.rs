@@ -22,11 +22,14 @@ use self::dialer::Dialer;
 use self::pump::{Connection, Goal, Stop};
 use self::rate::DeliveryRate;
 use self::silence::{Patience, Silence};
-use super::api::Ssm;
-use super::error::{Disposition, Error};
+use super::api::{self, Ssm, Ticket};
+use super::error::{Disposition, Error, describe};
 use super::protocol::data_channel::{Config, DataChannel, Established, Origin};
 use super::session::{Options, SessionEvent, StartRequest, Status};
 use super::stream::DriverEnd;
+
+/// StartSession is called so often in a row when it is throttled, before that is an error.
+const THROTTLED_STARTS: u32 = 3;
 
 /// Where the outside world is told what happens.
 #[derive(Debug)]
@@ -111,15 +114,7 @@ pub(super) async fn establish(
     let reason = request.reason.as_deref().or(mark.as_deref());
     let mut attempt = 1;
     loop {
-        // Never cancelled half-way: a session whose id we do not learn could not be terminated.
-        let ticket = ssm
-            .start_session(
-                &request.target,
-                request.document.as_deref(),
-                &request.parameters,
-                reason,
-            )
-            .await?;
+        let ticket = start(ssm, request, reason, cancel).await?;
         tracing::debug!(
             session_id = ticket.session_id,
             attempt,
@@ -152,9 +147,55 @@ pub(super) async fn establish(
         if !may_retry(&error) || attempt >= options.handshake_attempts || cancel.is_cancelled() {
             return Err(error);
         }
-        tracing::debug!(%error, "trying again with a new ssm session");
+        tracing::warn!(
+            target = request.target,
+            attempt,
+            reason = describe(&error),
+            "an SSM session did not get through to the agent: ended it, trying another"
+        );
         attempt += 1;
         (stream, reports) = (driver.stream, driver.reports);
+    }
+}
+
+/// Starts an SSM session, and again when the service has too much to do, after the time that it asks for.
+///
+/// # Errors
+/// [`api::Error`], or [`Error::Terminated`] when it is not wanted any more.
+async fn start(
+    ssm: &Ssm,
+    request: &StartRequest,
+    reason: Option<&str>,
+    cancel: &CancellationToken,
+) -> Result<Ticket, Error> {
+    let mut attempt = 1;
+    loop {
+        // Never cancelled half-way: a session whose id we do not learn could not be terminated.
+        let answer = ssm
+            .start_session(
+                &request.target,
+                request.document.as_deref(),
+                &request.parameters,
+                reason,
+            )
+            .await;
+        let Err(error @ api::Error::Throttled { .. }) = answer else {
+            return Ok(answer?);
+        };
+        if attempt == THROTTLED_STARTS {
+            return Err(error.into());
+        }
+        let wait = verdict::throttled_start(error.retry_after(), attempt, &mut rand::rng());
+        tracing::warn!(
+            target = request.target,
+            ?wait,
+            "StartSession was throttled, waiting"
+        );
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = cancel.cancelled() => return Err(Error::Terminated),
+        }
+        attempt += 1;
     }
 }
 

@@ -15,7 +15,6 @@ use super::super::error::without_full_stop;
 use super::super::protocol::data_channel::{self, Event};
 use super::super::protocol::handshake;
 use super::super::protocol::payload::{Flag, PayloadType};
-use super::super::protocol::version;
 use super::super::session::SessionEvent;
 use super::super::websocket::WebSocket;
 use super::keepalive::{Due, Intervals, Keepalive};
@@ -238,17 +237,9 @@ impl Driver {
     /// Looks whether the agent is silent, or is heard again.
     fn listen(&mut self, connection: &Connection, now: Instant) -> ControlFlow<Stop> {
         let queue = self.rate.time_for(self.channel.bytes_in_flight());
-        // An older agent never answers again for what it has answered once, and that may have been lost.
-        let answers_again = self
-            .established
-            .as_ref()
-            .and_then(|it| it.peer_version.as_deref())
-            .is_none_or(version::agent_acknowledges_duplicates);
-        let is_owing =
-            self.channel.is_awaiting_peer() && (answers_again || self.channel.capacity() == 0);
         let signs = Signs {
             heard_at: self.channel.peer_heard_at(),
-            is_owing,
+            is_owing: self.channel.is_awaiting_peer(),
             is_socket_alive: !connection.keepalive.is_awaiting(),
             queue: queue.min(LONGEST_QUEUE),
         };

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use rand::{Rng, RngExt as _};
+
 use super::super::error::{Disposition, Error};
 use super::super::{api, websocket};
 use crate::net;
@@ -100,6 +102,17 @@ impl Failures {
     }
 }
 
+/// The pause after StartSession was throttled for the `attempt`-th time, from 1, when the service has `asked`
+/// for one: never less than that, and not together with all the others who were told the same.
+pub(super) fn throttled_start(
+    asked: Option<Duration>,
+    attempt: u32,
+    rng: &mut impl Rng,
+) -> Duration {
+    let due = asked.unwrap_or(THROTTLED).min(LONGEST_RETRY_AFTER) * attempt;
+    due.mul_f64(rng.random_range(1.0..1.25))
+}
+
 /// Another attempt until `count` has reached `limit`.
 fn limited(count: &mut u32, limit: u32, wait: Duration) -> Next {
     *count += 1;
@@ -116,6 +129,24 @@ mod tests {
 
     use super::*;
     use crate::ssm::api::Operation::Resume;
+
+    #[test]
+    fn a_throttled_start_waits_at_least_as_asked_and_longer_each_time() {
+        let mut rng = rand::rng();
+        for (asked, attempt, least) in [
+            (Some(5), 1, 5),
+            (Some(5), 2, 10),
+            (None, 1, 1),
+            (Some(3600), 1, 60),
+        ] {
+            let asked = asked.map(Duration::from_secs);
+            let least = Duration::from_secs(least);
+            for _ in 0..100 {
+                let pause = throttled_start(asked, attempt, &mut rng);
+                assert!(pause >= least && pause <= least.mul_f64(1.25), "{pause:?}");
+            }
+        }
+    }
 
     /// What follows each of `count` failures like this one.
     fn series(count: usize, error: impl Fn() -> Error) -> Vec<Next> {

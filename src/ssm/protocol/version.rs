@@ -15,6 +15,8 @@ const CLIENT_KEEPALIVE_OFF: &str = "1.2.331.0";
 const AGENT_TERMINATE_FLAG: [u32; 4] = [2, 3, 722, 0];
 const AGENT_MUX: [u32; 4] = [3, 0, 196, 0];
 const AGENT_KEEPALIVE_OFF: [u32; 4] = [3, 1, 1511, 0];
+/// The last before 3.0.655.0, which refuses a message that it is not ready for without a word.
+const AGENT_LOSES_EARLY_DATA: [u32; 4] = [3, 0, 654, u32::MAX];
 /// The last before 3.2.1041.0 (sheet §3.3).
 const AGENT_SILENT_ON_DUPLICATES: [u32; 4] = [3, 2, 1040, u32::MAX];
 
@@ -31,6 +33,12 @@ pub fn agent_multiplexes(agent_version: &str) -> bool {
 /// Whether the client does without smux keep-alives towards an agent of this version.
 pub fn agent_needs_no_keepalive(agent_version: &str) -> bool {
     agent_is_newer_than(agent_version, AGENT_KEEPALIVE_OFF)
+}
+
+/// Whether an agent of this version may acknowledge what comes right after the handshake, and lose it:
+/// it acknowledges before it looks whether the port is open yet.
+pub fn agent_loses_early_data(agent_version: &str) -> bool {
+    !agent_is_newer_than(agent_version, AGENT_LOSES_EARLY_DATA)
 }
 
 /// Whether an agent of this version acknowledges a message again that it has acknowledged before.
@@ -102,6 +110,8 @@ mod tests {
             assert!(!agent_multiplexes(odd), "{odd}");
         }
         assert!(agent_takes_terminate_flag("2.3.723.0"));
+        assert!(agent_loses_early_data("3.0.603.0"));
+        assert!(!agent_loses_early_data("3.0.655.0"));
         assert!(!agent_needs_no_keepalive("3.1.1511.0"));
         assert!(agent_needs_no_keepalive("3.3.1142.0"));
     }

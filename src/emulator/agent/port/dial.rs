@@ -46,7 +46,8 @@ impl Dial {
             .and_then(|port| port.parse::<u16>().ok())
             .filter(|port| *port != 0)
             .ok_or("Port number is empty or invalid in session properties.")?;
-        let Some(host) = text("host").filter(|host| !host.is_empty()) else {
+        let host = text("host").filter(|_| settings.version.ways().dials_hosts);
+        let Some(host) = host.filter(|host| !host.is_empty()) else {
             return Ok(match settings.port_map.get(&port) {
                 Some(mapped) => Self::Mapped(*mapped),
                 None => Self::Local(port),
@@ -103,13 +104,14 @@ mod tests {
 
     use super::*;
     use crate::emulator::fault::Board;
-    use crate::emulator::{Pacing, Resend};
+    use crate::emulator::{AgentVersion, Pacing, Resend};
 
     #[tokio::test]
     async fn properties_become_targets() {
         let mapped = SocketAddr::from((Ipv4Addr::LOCALHOST, 2022));
         let settings = Settings {
             gateway: SocketAddr::from((Ipv4Addr::LOCALHOST, 1)),
+            version: AgentVersion::default(),
             pacing: Pacing::Off,
             resend: Resend::HeadOnly,
             payload_bytes: 1024,

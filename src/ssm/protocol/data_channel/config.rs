@@ -29,6 +29,9 @@ pub struct AgentOptions {
     pub handshake: Option<HandshakeRequest>,
     /// CustomerMessage of HandshakeComplete.
     pub customer_message: String,
+    /// Acknowledge a message once its event is taken, as agents from 3.0.655.0 on do. Earlier ones
+    /// acknowledge it first, and lose it when they are not ready.
+    pub processes_first: bool,
     /// Acknowledge duplicates again, as agents from 3.2.1041.0 on do.
     pub acknowledges_duplicates: bool,
     /// How lost messages are resent; the real agent's way is [`Strategy::HeadOnly`].
@@ -41,6 +44,7 @@ impl AgentOptions {
         Self {
             handshake,
             customer_message: String::new(),
+            processes_first: true,
             acknowledges_duplicates: true,
             strategy: Strategy::HeadOnly,
         }

@@ -12,29 +12,33 @@
 mod config;
 mod event;
 mod opening;
+mod receiving;
+mod sending;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use rand::SeedableRng;
 use rand::rngs::StdRng;
-use rand::{RngExt, SeedableRng};
-use uuid::Uuid;
 
 pub use self::config::{AgentOptions, Config, Origin, Role, SERVICE_PACE};
 pub use self::event::{Error, Established, Event, MAX_PAYLOAD, SendError, Statistics};
-use super::acknowledge::{Acknowledge, acknowledged};
+use super::acknowledge::acknowledged;
 use super::handshake::{self, HandshakeRequest};
-use super::message::{ClientMessage, FLAG_SYN, Header, MessageType, OVERHEAD};
-use super::payload::{self, Flag, PayloadType};
+use super::message::{ClientMessage, MessageType, OVERHEAD};
+use super::payload::PayloadType;
 use super::reliability::acknowledging::{Acknowledging, Received};
-use super::reliability::incoming::{Arrival, Incoming};
+use super::reliability::incoming::Incoming;
 use super::reliability::outgoing::{Outgoing, Strategy};
 use super::reliability::pacer::Pacer;
 use super::reliability::rtt::RttEstimator;
 
 /// The agent waits this long for HandshakeResponse.
 const HANDSHAKE_RESPONSE_WAIT: Duration = Duration::from_secs(15);
+/// An agent that acknowledges and loses what comes before its port is open has this long to open it,
+/// unless it says something before: a dial to its own machine.
+const EARLY_HOLD: Duration = Duration::from_millis(500);
 /// What was sent this long, and two round trips, before the last sign of life has arrived.
 const CERTAIN: Duration = Duration::from_secs(2);
 /// Control messages are accepted this far beyond a full outgoing buffer.
@@ -54,6 +58,8 @@ pub struct DataChannel {
     peer_heard_at: Instant,
     /// Whether data goes before repeated acknowledgements next.
     is_turn_of_data: bool,
+    /// Client: data is held back until then, unless the agent speaks before.
+    held_until: Option<Instant>,
     /// Set while the pacer holds messages back.
     paced_until: Option<Instant>,
     acknowledges: Acknowledging,
@@ -137,6 +143,7 @@ impl DataChannel {
             heard_at: now,
             peer_heard_at: now,
             is_turn_of_data: false,
+            held_until: None,
             paced_until: None,
             acknowledges: Acknowledging::new(config.pace.is_some(), now),
             events: VecDeque::new(),
@@ -201,6 +208,9 @@ impl DataChannel {
         if self.paced_until.is_some_and(|until| until <= now) {
             self.paced_until = None;
         }
+        if self.held_until.is_some_and(|until| until <= now) {
+            self.held_until = None;
+        }
         self.acknowledges.handle_timeout(now);
         if let Phase::Asked { since, .. } = self.phase
             && now >= since + HANDSHAKE_RESPONSE_WAIT
@@ -209,6 +219,7 @@ impl DataChannel {
         }
         if !self.is_withholding() {
             self.outgoing.handle_timeout(now);
+            self.grant_wish(now);
         }
     }
 
@@ -223,7 +234,7 @@ impl DataChannel {
             false => self.outgoing.poll_timeout(),
         };
         let repeat = self.acknowledges.poll_timeout();
-        [handshake, resend, self.paced_until, repeat]
+        [handshake, resend, self.held_until, self.paced_until, repeat]
             .into_iter()
             .flatten()
             .min()
@@ -309,6 +320,7 @@ impl DataChannel {
     pub fn on_reconnected(&mut self, now: Instant) {
         self.unpause();
         self.outgoing.on_reconnected(now);
+        self.grant_wish(now);
         if matches!(self.role, Role::Agent(_)) {
             return;
         }
@@ -320,7 +332,8 @@ impl DataChannel {
     }
 
     /// Agent: whether stream messages are taken; while not, they are refused without an
-    /// acknowledgement, as by an agent whose handler is not ready.
+    /// acknowledgement, as by an agent whose handler is not ready, or acknowledged and lost, as by an
+    /// old one.
     pub fn set_ready(&mut self, is_ready: bool) {
         self.is_ready = is_ready;
     }
@@ -411,135 +424,6 @@ impl DataChannel {
         }
     }
 
-    fn handle_stream(
-        &mut self,
-        now: Instant,
-        header: &Header,
-        payload: Bytes,
-    ) -> Result<(), Error> {
-        let seq = u64::try_from(header.sequence_number)
-            .map_err(|_| Error::SequenceNumber(header.sequence_number))?;
-        let payload_type = header.payload_type.unwrap_or(PayloadType::Undefined);
-        let received = Received {
-            seq,
-            id: header.message_id,
-        };
-        if seq == self.incoming.expected() && self.refuses(payload_type) {
-            self.statistics.dropped += 1;
-            return Ok(());
-        }
-        let bytes = payload.len();
-        let stream = Stream {
-            received,
-            payload_type,
-            payload,
-            is_acknowledged: seq > self.incoming.expected(),
-        };
-        match self.incoming.arrive(seq, stream, bytes) {
-            Arrival::InOrder(first) => {
-                self.statistics.received += 1;
-                let mut outcome = self.process(now, first);
-                while !self.refuses(PayloadType::Output)
-                    && let Some(next) = self.incoming.next_in_order()
-                {
-                    let processed = self.process(now, next);
-                    outcome = outcome.and(processed);
-                }
-                outcome
-            }
-            Arrival::Held => {
-                self.statistics.received += 1;
-                self.acknowledges.acknowledge(received);
-                Ok(())
-            }
-            Arrival::Duplicate => {
-                self.statistics.duplicates += 1;
-                self.acknowledge_duplicate(received, now);
-                Ok(())
-            }
-            Arrival::Dropped => {
-                self.statistics.dropped += 1;
-                Ok(())
-            }
-        }
-    }
-
-    /// Whether an agent whose handler is not ready leaves the next message alone.
-    fn refuses(&self, payload_type: PayloadType) -> bool {
-        let is_handshake = matches!(
-            payload_type,
-            PayloadType::HandshakeResponse | PayloadType::EncChallengeResponse
-        );
-        !self.is_ready && !is_handshake
-    }
-
-    /// Acknowledges a message that was there before, unless its event is still to be taken.
-    fn acknowledge_duplicate(&mut self, received: Received, now: Instant) {
-        let answers = match &self.role {
-            Role::Client { .. } => true,
-            Role::Agent(options) => options.acknowledges_duplicates,
-        };
-        let expected = self.incoming.expected();
-        let is_waiting = received.seq < expected && received.seq + self.unconsumed >= expected;
-        if answers && !is_waiting {
-            self.acknowledges.acknowledge(received);
-            if matches!(self.role, Role::Client { .. }) {
-                self.acknowledges.on_duplicate(received.seq, now);
-            }
-        }
-    }
-
-    /// Takes the next message in order.
-    fn process(&mut self, now: Instant, stream: Stream) -> Result<(), Error> {
-        let is_agent = matches!(self.role, Role::Agent(_));
-        match (stream.payload_type, is_agent) {
-            (PayloadType::HandshakeRequest, false) => {
-                self.settle(&stream);
-                self.on_handshake_request(now, &stream.payload)
-            }
-            (PayloadType::HandshakeComplete, false) => {
-                self.settle(&stream);
-                self.on_handshake_complete(&stream.payload)
-            }
-            (PayloadType::HandshakeResponse, true) => {
-                self.settle(&stream);
-                self.on_handshake_response(now, &stream.payload)
-            }
-            _ if is_agent && !self.is_established() => {
-                // The agent acknowledges what comes too early, and throws it away.
-                self.settle(&stream);
-                Ok(())
-            }
-            (kind @ (PayloadType::Flag | PayloadType::Size), _) => {
-                let event = match kind {
-                    PayloadType::Flag => Flag::decode(&stream.payload).map(Event::Flag),
-                    _ => serde_json::from_slice(&stream.payload)
-                        .map(Event::Size)
-                        .map_err(payload::Error::from),
-                };
-                match event {
-                    Ok(event) => self.deliver(event, &stream),
-                    Err(source) => {
-                        self.settle(&stream);
-                        return Err(Error::Payload { kind, source });
-                    }
-                }
-                Ok(())
-            }
-            (kind, _) => {
-                if matches!(self.phase, Phase::Opening) {
-                    self.open(Established::without_handshake());
-                }
-                if stream.payload.is_empty() {
-                    self.settle(&stream);
-                } else {
-                    self.deliver(Event::Data(kind, stream.payload.clone()), &stream);
-                }
-                Ok(())
-            }
-        }
-    }
-
     fn handle_closed(&mut self, payload: &[u8]) {
         if matches!(self.phase, Phase::Closed) {
             return;
@@ -584,88 +468,6 @@ impl DataChannel {
     fn tell(&mut self, event: Event) {
         let message = None;
         self.events.push_back(Queued { event, message });
-    }
-
-    /// Queues an event that stands for `stream`, to be acknowledged when it is taken.
-    fn deliver(&mut self, event: Event, stream: &Stream) {
-        self.unconsumed += 1;
-        let message = (
-            stream.received,
-            stream.is_acknowledged,
-            stream.payload.len(),
-        );
-        self.events.push_back(Queued {
-            event,
-            message: Some(message),
-        });
-    }
-
-    /// Acknowledges `stream` now and forgets it.
-    fn settle(&mut self, stream: &Stream) {
-        self.incoming.release(stream.payload.len());
-        if !stream.is_acknowledged {
-            self.acknowledges.acknowledge(stream.received);
-        }
-    }
-
-    fn transmit_repeat(&mut self, now: Instant) -> Option<Bytes> {
-        let received = self
-            .acknowledges
-            .transmit_repeat(now, self.pacer.as_mut())?;
-        Some(self.encode_acknowledge(received, now))
-    }
-
-    fn transmit_data(&mut self, now: Instant) -> Option<Bytes> {
-        if self.is_withholding() {
-            self.outgoing.withhold(now);
-            return None;
-        }
-        if !self.outgoing.has_transmit() {
-            return None;
-        }
-        if let Some(pacer) = &mut self.pacer
-            && !pacer.take(now)
-        {
-            self.paced_until = Some(pacer.next_at());
-            return None;
-        }
-        let (frame, is_resend) = self.outgoing.transmit(now)?;
-        match is_resend {
-            true => self.statistics.resent += 1,
-            false => self.statistics.sent += 1,
-        }
-        Some(frame)
-    }
-
-    fn encode_acknowledge(&mut self, received: Received, now: Instant) -> Bytes {
-        let acknowledge = Acknowledge {
-            message_type: self.peer_stream(),
-            message_id: received.id,
-            sequence_number: i64::try_from(received.seq).unwrap_or(i64::MAX),
-        };
-        acknowledge.encode(self.next_id(), self.clock.unix_millis(now))
-    }
-
-    fn enqueue(&mut self, now: Instant, payload_type: PayloadType, payload: &[u8]) {
-        let seq = self.outgoing.next_sequence();
-        let (message_type, flags) = match self.role {
-            Role::Client { .. } => (MessageType::InputStreamData, 0),
-            Role::Agent(_) if seq == 0 => (MessageType::OutputStreamData, FLAG_SYN),
-            Role::Agent(_) => (MessageType::OutputStreamData, 0),
-        };
-        let header = Header {
-            message_type,
-            created_date: self.clock.unix_millis(now),
-            sequence_number: i64::try_from(seq).unwrap_or(i64::MAX),
-            flags,
-            message_id: self.next_id(),
-            payload_type: Some(payload_type),
-        };
-        self.outgoing.push(header.encode(payload));
-    }
-
-    fn next_id(&mut self) -> Uuid {
-        uuid::Builder::from_random_bytes(self.ids.random()).into_uuid()
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::time::Instant;
 
-use super::super::handshake::{self, HandshakeComplete, HandshakeRequest, HandshakeResponse};
+use super::super::handshake::{
+    self, HandshakeComplete, HandshakeRequest, HandshakeResponse, SessionType,
+};
 use super::super::payload::PayloadType;
-use super::{DataChannel, Error, Established, Event, Phase, Role};
+use super::super::version;
+use super::{DataChannel, EARLY_HOLD, Error, Established, Event, Phase, Role};
 
 impl DataChannel {
     /// What happens before anything arrives: the agent asks, or opens at once.
@@ -56,7 +59,11 @@ impl DataChannel {
     }
 
     /// Client: data may be sent from now on.
-    pub(super) fn on_handshake_complete(&mut self, payload: &[u8]) -> Result<(), Error> {
+    pub(super) fn on_handshake_complete(
+        &mut self,
+        now: Instant,
+        payload: &[u8],
+    ) -> Result<(), Error> {
         let Role::Client { version } = &self.role else {
             return Ok(());
         };
@@ -74,6 +81,14 @@ impl DataChannel {
         established.peer_version = Some(request.agent_version.clone());
         established.customer_message = complete.customer_message;
         self.outgoing.expect_refusal();
+        if version::agent_loses_early_data(&request.agent_version) {
+            self.held_until = Some(now + EARLY_HOLD);
+        }
+        // A probe that means nothing to the session is known for ports only.
+        let is_port = matches!(established.session, Some((SessionType::Port, _)));
+        if is_port && !version::agent_acknowledges_duplicates(&request.agent_version) {
+            self.outgoing.expect_single_answers();
+        }
         self.open(established);
         Ok(())
     }

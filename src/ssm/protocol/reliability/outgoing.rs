@@ -68,6 +68,10 @@ pub struct Outgoing {
     /// Wait before the first resends while the peer has taken no data yet, shorter than the RTO.
     is_prompt: bool,
     head_tick: Option<Instant>,
+    /// Counts transmissions, so that their order is known exactly.
+    turn: u64,
+    /// Set for a peer that acknowledges a message once and never again.
+    once: Option<Once>,
 }
 
 #[derive(Debug)]
@@ -78,9 +82,25 @@ struct Entry {
     transmissions: u32,
     /// Already in the resend queue.
     is_queued: bool,
+    /// Turns of the first and of the last transmission.
+    first_turn: u64,
+    last_turn: u64,
+    /// Resends that were passed over in silence.
+    silences: u32,
+    /// Turn of the oldest resend of which that is not known yet.
+    unjudged: Option<u64>,
 }
 
 impl Entry {
+    /// Counts resends as passed over in silence if a message first sent in `turn` came after them:
+    /// those before it as one, for one loss may have taken all of them.
+    fn note_silence(&mut self, turn: u64) {
+        if self.unjudged.is_some_and(|resend| resend < turn) {
+            self.silences += 1;
+            self.unjudged = (self.last_turn > turn).then_some(self.last_turn);
+        }
+    }
+
     /// When this counts as lost if `passed`, sent no earlier, has arrived; each try waits longer.
     fn overtaken_due(&self, passed: Passed) -> Option<Instant> {
         let sent_at = self.sent_at.filter(|sent_at| *sent_at <= passed.sent_at)?;
@@ -97,6 +117,15 @@ struct Probe {
     sent_at: Instant,
     /// Acknowledged, which leaves open whether as original or as resend.
     is_acknowledged: bool,
+}
+
+/// What is known of a peer that acknowledges each message once.
+#[derive(Debug, Clone, Copy)]
+struct Once {
+    /// The first message that it may refuse because it is not ready yet.
+    first: u64,
+    /// Whether something new is to be sent behind the resends, for its answer.
+    wants_fresh: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -117,6 +146,15 @@ const NEXT_PROBES: usize = 3;
 const GAP_WAIT: Duration = Duration::from_millis(20);
 /// First resend to an agent that has just completed the handshake and may not be ready yet.
 const PROMPT_WAIT: Duration = Duration::from_millis(30);
+/// Resends passed over in silence after which a peer that answers once is known to have the message.
+///
+/// One is not enough: it may have been lost together with the peer's socket, of which we are not told.
+/// Three such losses on end, each with something sent after it that was not lost, do not happen.
+const SILENCES: u32 = 3;
+/// The same for the first message, which a peer that is not ready refuses for up to a second.
+const FIRST_SILENCES: u32 = 6;
+/// Transmissions of the newest message after which its answer may be lost as well.
+const TELLING: u32 = 3;
 
 impl Outgoing {
     /// An empty buffer; the first message will be number 0.
@@ -139,6 +177,8 @@ impl Outgoing {
             gap_at: None,
             is_prompt: false,
             head_tick: None,
+            turn: 0,
+            once: None,
         }
     }
 
@@ -200,6 +240,10 @@ impl Outgoing {
             sent_at: None,
             transmissions: 0,
             is_queued: false,
+            first_turn: 0,
+            last_turn: 0,
+            silences: 0,
+            unjudged: None,
         });
     }
 
@@ -208,6 +252,26 @@ impl Outgoing {
     /// For the moment after HandshakeComplete, when the agent may refuse a message silently.
     pub fn expect_refusal(&mut self) {
         self.is_prompt = true;
+    }
+
+    /// Draws conclusions from silence: the peer acknowledges a message once, never again.
+    ///
+    /// What it has and whose acknowledgement was lost would stay here for ever. But links keep the
+    /// order: when a message that was sent later is acknowledged, and a resend before it is not, then
+    /// that resend was a duplicate. The owner sends something new when
+    /// [`takes_wish`](Self::takes_wish) says so, since otherwise there may be nothing to acknowledge.
+    pub fn expect_single_answers(&mut self) {
+        self.once = Some(Once {
+            first: self.next_sequence(),
+            wants_fresh: false,
+        });
+    }
+
+    /// Whether a new message is to be sent now, whatever is in it; asked once for each.
+    pub fn takes_wish(&mut self) -> bool {
+        let has_none = self.unsent() == 0;
+        let wish = self.once.as_mut().map(|once| &mut once.wants_fresh);
+        wish.is_some_and(std::mem::take) && has_none
     }
 
     /// Whether [`transmit`](Self::transmit) would return a message.
@@ -233,10 +297,16 @@ impl Outgoing {
                 (self.sent - 1, false)
             }
         };
+        self.turn += 1;
         let entry = self.entries.get_mut(index)?;
         entry.sent_at = Some(now);
         entry.transmissions += 1;
         entry.is_queued = false;
+        entry.last_turn = self.turn;
+        match is_resend {
+            true => entry.unjudged = entry.unjudged.or(Some(self.turn)),
+            false => entry.first_turn = self.turn,
+        }
         Some((entry.frame.clone()?, is_resend))
     }
 
@@ -274,10 +344,11 @@ impl Outgoing {
         };
         self.bytes -= frame.len();
         self.acknowledged += frame.len() as u64;
-        let transmissions = entry.transmissions;
+        let (transmissions, turn) = (entry.transmissions, entry.first_turn);
         if let Some(sent_at) = entry.sent_at {
             self.learn(number, sent_at, transmissions, now);
         }
+        self.conclude_from(turn);
         while self
             .entries
             .front()
@@ -289,6 +360,40 @@ impl Outgoing {
         }
         self.watch_gap(now);
         Ok(true)
+    }
+
+    /// Forgets what a peer that answers once is known to have, now that it has acknowledged a message
+    /// first sent in `turn`.
+    fn conclude_from(&mut self, turn: u64) {
+        let Some(once) = self.once else { return };
+        for (seq, entry) in (self.base..).zip(self.entries.iter_mut().take(self.sent)) {
+            entry.note_silence(turn);
+            let enough = match seq == once.first {
+                true => FIRST_SILENCES,
+                false => SILENCES,
+            };
+            if entry.silences >= enough
+                && let Some(frame) = entry.frame.take()
+            {
+                self.bytes -= frame.len();
+                self.acknowledged += frame.len() as u64;
+            }
+        }
+    }
+
+    /// Asks for something new to be sent, if the peer is one that answers once and owes no answer that
+    /// could tell of the oldest message.
+    fn wish(&mut self) {
+        let resend = self.entries.front().and_then(|head| head.unjudged);
+        let is_telling = |last: &Entry| {
+            last.frame.is_some()
+                && last.transmissions <= TELLING
+                && resend.is_some_and(|resend| last.first_turn > resend)
+        };
+        let is_owing = self.entries.back().is_some_and(is_telling);
+        if let Some(once) = self.once.as_mut().filter(|_| !is_owing) {
+            once.wants_fresh = true;
+        }
     }
 
     /// Resends what is due at `now`.
@@ -351,6 +456,9 @@ impl Outgoing {
             }
             self.queue(seq);
         }
+        if !self.resend.is_empty() {
+            self.wish();
+        }
     }
 
     /// Draws the conclusions from the first acknowledgement of message `seq`.
@@ -387,6 +495,7 @@ impl Outgoing {
     /// Queues the messages overtaken for long enough, each with its own doubling wait.
     fn resend_overtaken(&mut self, now: Instant) {
         self.gap_at = None;
+        self.wish();
         let Some(passed) = self.passed else { return };
         let mut next: Option<Instant> = None;
         for seq in self.base..passed.seq {
@@ -456,6 +565,7 @@ impl Outgoing {
                     is_acknowledged: false,
                 });
                 self.queue(self.base);
+                self.wish();
                 if self.timeouts > HEAD_PROBES {
                     self.queue_next_probes();
                 }

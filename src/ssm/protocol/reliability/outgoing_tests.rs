@@ -18,6 +18,11 @@ fn push(outgoing: &mut Outgoing, count: u8) {
     }
 }
 
+fn unanswered(outgoing: &Outgoing) -> usize {
+    let entries = outgoing.entries.iter();
+    entries.filter(|entry| entry.frame.is_some()).count()
+}
+
 /// Numbers of everything that leaves at `now`.
 fn drain(outgoing: &mut Outgoing, now: Instant) -> Vec<u8> {
     std::iter::from_fn(|| outgoing.transmit(now).map(|(frame, _)| frame[0])).collect()
@@ -211,4 +216,84 @@ fn a_withheld_message_leaves_by_the_resend_loop() {
         step(&mut outgoing, start + MS * 200),
         Some((start + MS * 200, vec![0]))
     );
+}
+
+/// Agents before 3.2.1041.0 say nothing to a message that they have acknowledged before.
+#[test]
+fn silence_of_a_peer_that_answers_once_tells_what_it_has() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    outgoing.expect_single_answers();
+    push(&mut outgoing, 5);
+    drain(&mut outgoing, start);
+    outgoing.on_acknowledge(0, start).unwrap();
+    // All have arrived, and the other acknowledgements are lost with the socket.
+    outgoing.on_reconnected(start + MS);
+    assert!(outgoing.takes_wish());
+    push(&mut outgoing, 1);
+    assert_eq!(drain(&mut outgoing, start + MS), [1, 2, 3, 4, 5]);
+    // That 5 is answered and the others are not may still be a loss at the other side of the service.
+    outgoing.on_acknowledge(5, start + MS * 10).unwrap();
+    assert_eq!(unanswered(&outgoing), 4);
+    let mut now = start;
+    for fresh in [6, 7] {
+        let (at, resent) = step(&mut outgoing, now + MS * 500).unwrap();
+        assert_eq!(resent, [1, 2, 3, 4]);
+        assert!(outgoing.takes_wish());
+        push(&mut outgoing, 1);
+        assert_eq!(drain(&mut outgoing, at), [fresh]);
+        now = at + MS * 10;
+        outgoing.on_acknowledge(i64::from(fresh), now).unwrap();
+    }
+    assert!(outgoing.is_empty());
+    assert_eq!((outgoing.bytes(), outgoing.acknowledged()), (0, 8));
+}
+
+#[test]
+fn what_is_lost_is_not_taken_for_silence() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    outgoing.expect_single_answers();
+    push(&mut outgoing, 3);
+    drain(&mut outgoing, start);
+    outgoing.on_acknowledge(0, start).unwrap();
+    outgoing.on_reconnected(start + MS);
+    push(&mut outgoing, 1);
+    drain(&mut outgoing, start + MS);
+    // The first one after the cut is lost once more.
+    outgoing.on_acknowledge(2, start + MS * 2).unwrap();
+    outgoing.on_acknowledge(3, start + MS * 2).unwrap();
+    assert_eq!(unanswered(&outgoing), 1);
+    let (at, resent) = step(&mut outgoing, start + MS * 500).unwrap();
+    assert_eq!(resent, [1]);
+    // Answers to what went before it say nothing about it.
+    assert_eq!(outgoing.on_acknowledge(3, at), Ok(false));
+    assert_eq!(unanswered(&outgoing), 1);
+    outgoing.on_acknowledge(1, at + MS).unwrap();
+    assert!(outgoing.is_empty());
+}
+
+#[test]
+fn the_first_message_may_be_refused_for_a_while() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    outgoing.expect_single_answers();
+    outgoing.expect_refusal();
+    push(&mut outgoing, 1);
+    drain(&mut outgoing, start);
+    let mut now = start;
+    for round in 1..FIRST_SILENCES {
+        let (at, resent) = loop {
+            let (at, resent) = step(&mut outgoing, now + MS * 5000).unwrap();
+            if !resent.is_empty() {
+                break (at, resent);
+            }
+        };
+        assert_eq!(resent[0], 0, "{round}");
+        push(&mut outgoing, 1);
+        drain(&mut outgoing, at);
+        now = at + MS;
+        outgoing.on_acknowledge(i64::from(round), now).unwrap();
+        assert_eq!(unanswered(&outgoing), 1, "{round}");
+    }
 }

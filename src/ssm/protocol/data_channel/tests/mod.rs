@@ -8,16 +8,24 @@ use proptest::strategy::Strategy as ProptestStrategy;
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 
+use rand::RngExt as _;
+use uuid::Uuid;
+
 use super::*;
-use crate::ssm::protocol::message::{FLAG_FIN, OVERHEAD};
+use crate::ssm::protocol::message::{FLAG_FIN, FLAG_SYN, Header};
+use crate::ssm::protocol::payload::Flag;
 
 const MS: Duration = Duration::from_millis(1);
 const CLIENT: usize = 0;
 const AGENT: usize = 1;
 
 fn mux_request() -> HandshakeRequest {
+    request_of("3.3.1142.0")
+}
+
+fn request_of(version: &str) -> HandshakeRequest {
     let properties = serde_json::json!({"portNumber": "22", "type": "LocalPortForwarding"});
-    HandshakeRequest::port("3.3.1142.0", properties)
+    HandshakeRequest::port(version, properties)
 }
 
 fn origin(seed: u64) -> Origin {
@@ -354,6 +362,70 @@ fn an_agent_that_is_not_ready_gets_the_message_again_soon() {
     pair.ends[AGENT].channel.set_ready(true);
     pair.run_for(MS * 45);
     assert_eq!(pair.ends[AGENT].received, b"refused");
+}
+
+/// Agents before 3.0.655.0 acknowledge and lose what comes before their port is open.
+#[test]
+fn an_agent_that_loses_early_data_is_given_time_or_waited_for() {
+    let old = || {
+        let mut options = AgentOptions::new(Some(request_of("3.0.603.0")));
+        options.processes_first = false;
+        let agent = Config::agent(options);
+        Pair::new(Config::client("1.2.764.0"), agent, Weather::default(), 7)
+    };
+    for speaks in [false, true] {
+        let mut pair = old();
+        pair.ends[CLIENT].to_send.push_back(b"early".to_vec());
+        pair.ends[AGENT].channel.set_ready(false);
+        pair.run_for(EARLY_HOLD - MS);
+        assert!(pair.ends[AGENT].received.is_empty());
+        pair.ends[AGENT].channel.set_ready(true);
+        if speaks {
+            pair.ends[AGENT].to_send.push_back(b"banner".to_vec());
+        }
+        let wait = if speaks { Duration::ZERO } else { MS };
+        pair.run_for(wait);
+        assert_eq!(pair.ends[AGENT].received, b"early", "{speaks}");
+        pair.run_for(MS * 10);
+        assert!(pair.is_done());
+    }
+    // Without the wait it would be gone.
+    let mut pair = old();
+    pair.run_for(EARLY_HOLD + MS);
+    pair.ends[AGENT].channel.set_ready(false);
+    pair.ends[CLIENT].to_send.push_back(b"lost".to_vec());
+    pair.run_for(MS * 10);
+    pair.ends[AGENT].channel.set_ready(true);
+    pair.run_for(MS * 3000);
+    assert!(pair.is_done() && pair.ends[AGENT].received.is_empty());
+}
+
+/// With an agent that acknowledges each message once, lost acknowledgements take up no room for ever.
+#[test]
+fn acknowledgements_lost_with_an_old_agent_cost_three_resends() {
+    let mut options = AgentOptions::new(Some(request_of("3.2.985.0")));
+    options.acknowledges_duplicates = false;
+    let weather = Weather {
+        delay_ms: 20,
+        ..Weather::default()
+    };
+    let (client, agent) = (Config::client("1.2.764.0"), Config::agent(options));
+    let mut pair = Pair::new(client, agent, weather, 7);
+    pair.run_for(MS * 200);
+    pair.ends[CLIENT].to_send.push_back(b"first".to_vec());
+    pair.run_for(MS * 100);
+    for _ in 0..3 {
+        let before = pair.ends[AGENT].received.len();
+        pair.ends[CLIENT].to_send = payloads(500, 1024).into();
+        // All 500 arrive; the 500 acknowledgements are on the way when the socket breaks.
+        pair.run_for(MS * 25);
+        assert_eq!(pair.ends[AGENT].received.len(), before + 500 * 1024);
+        assert_eq!(pair.ends[CLIENT].channel.unacknowledged(), 500);
+        pair.cut(true);
+        pair.run_for(MS * 400);
+        assert!(pair.is_done());
+    }
+    assert!(pair.ends[CLIENT].channel.statistics().resent <= 3 * 3 * 500 + 20);
 }
 
 #[test]

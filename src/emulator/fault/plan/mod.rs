@@ -1,12 +1,15 @@
 //! What is to go wrong, as data: the same from Rust and as JSON.
 
+mod check;
+mod millis;
+
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use thiserror::Error;
 
+pub use self::check::PlanError;
 use crate::emulator::session::Peer;
 
 /// Faults to inject, and the seed of their chances.
@@ -38,6 +41,66 @@ impl FromStr for Plan {
     }
 }
 
+/// One fault of each kind, with what it does: for help texts.
+pub const EXAMPLES: [(&str, &str); 14] = [
+    (
+        r#"{"fault": "cut", "side": "client", "how": "bye", "after": {"ms": 3600000}, "extent": "always"}"#,
+        "every socket of clients is closed after an hour, as the service does",
+    ),
+    (
+        r#"{"fault": "messages", "pick": {"probability": 0.05}, "effect": "drop"}"#,
+        "messages are lost, doubled, late or out of order",
+    ),
+    (
+        r#"{"fault": "link", "latency_ms": 40, "bytes_per_second": 500000}"#,
+        "the link is slow",
+    ),
+    (
+        r#"{"fault": "publication", "side": "agent", "paused": true}"#,
+        "the service pauses an end",
+    ),
+    (
+        r#"{"fault": "terminate", "text": "by the administrator"}"#,
+        "the service ends the sessions",
+    ),
+    (
+        r#"{"fault": "api", "operation": "StartSession", "answer": {"throttled": {"retry_after": 1}}}"#,
+        "a call is refused",
+    ),
+    (
+        r#"{"fault": "gateway", "refusal": {"status": 403}}"#,
+        "a WebSocket is refused",
+    ),
+    (
+        r#"{"fault": "expire", "extent": "always"}"#,
+        "credentials count as expired",
+    ),
+    (
+        r#"{"fault": "network", "how": "refuse", "ms": 5000}"#,
+        "the service cannot be reached",
+    ),
+    (
+        r#"{"fault": "agent", "away_ms": 3000}"#,
+        "agents stop and come back",
+    ),
+    (
+        r#"{"fault": "repeat", "on": true}"#,
+        "agents that have lost their socket write a message to the port twice",
+    ),
+    (
+        r#"{"fault": "unready", "ms": 300}"#,
+        "agents refuse, or old ones lose, what comes right after the handshake",
+    ),
+    (
+        r#"{"fault": "unheard", "extent": {"times": 2}}"#,
+        "sessions start and no agent is told",
+    ),
+    (
+        r#"{"fault": "headers", "short": true}"#,
+        "the service's own messages have headers of 112 bytes",
+    ),
+];
+
 /// Something that goes wrong.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case")]
@@ -64,6 +127,12 @@ pub enum Fault {
     Agent(Agent),
     /// An embedded agent writes to its port twice what it could not acknowledge (sheet §12).
     Repeat(Repeat),
+    /// An embedded agent is not ready for what comes right after the handshake (sheet §12).
+    Unready(Unready),
+    /// Sessions are started and no agent hears of them (sheet §9.2).
+    Unheard(Unheard),
+    /// The service's own messages have the short header (sheet §1).
+    Headers(Headers),
 }
 
 /// A data channel's WebSocket ends.
@@ -432,186 +501,41 @@ pub struct Agent {
     pub silent: bool,
 }
 
-/// Whether the embedded agents repeat themselves to their ports.
+/// For how long the embedded agents' Port sessions are not ready, from each handshake on.
+///
+/// Agents from 3.0.655.0 on leave what comes meanwhile unacknowledged, so that it comes again; those
+/// before acknowledge it and lose it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Unready {
+    /// For how long; 0 is the end of it.
+    #[serde(rename = "ms", with = "millis")]
+    pub time: Duration,
+}
+
+/// StartSession succeeds and the agent is never told, as by a real one that is just starting.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Unheard {
+    /// How many sessions, or for how long.
+    pub extent: Extent,
+}
+
+/// Whether all messages that the service itself sends to clients lack the payload type, as
+/// `channel_closed` always does: their header has 112 bytes and not 116.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Headers {
+    /// On, or off.
+    pub short: bool,
+}
+
+/// Whether the embedded agents repeat themselves to their ports. Agents before 3.0.655.0 never do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Repeat {
     /// On, or off.
     pub on: bool,
-}
-
-/// Why a plan makes no sense.
-#[derive(Debug, Clone, PartialEq, Error)]
-#[non_exhaustive]
-pub enum PlanError {
-    /// Not a share.
-    #[error("{field} is {value}, not from 0 to 1")]
-    Share {
-        /// Where.
-        field: &'static str,
-        /// What was given.
-        value: f64,
-    },
-    /// Nothing, where there must be something.
-    #[error("{field} is 0: give at least 1")]
-    Zero {
-        /// Where.
-        field: &'static str,
-    },
-    /// Not an HTTP status of a failure.
-    #[error("status {status} is not one of {low} to 599")]
-    Status {
-        /// What was given.
-        status: u16,
-        /// The lowest possible.
-        low: u16,
-    },
-    /// Only sockets to come can be cut more than once.
-    #[error(
-        "a cut with an extent needs `after`: without it the sockets that are open are cut once"
-    )]
-    CutNow,
-    /// ResumeSession alone gives tokens for sessions that exist.
-    #[error("no_token is for the operation ResumeSession")]
-    NoToken,
-    /// A machine that is not emulated.
-    #[error("{target} is not an instance with an embedded agent")]
-    UnknownTarget {
-        /// What was given.
-        target: String,
-    },
-}
-
-impl Fault {
-    /// Checks what the types cannot say.
-    pub(crate) fn check(&self) -> Result<(), PlanError> {
-        match self {
-            Self::Cut(cut) => cut.check(),
-            Self::Messages(messages) => {
-                match messages.pick {
-                    Pick::Probability(value) => share("probability", value)?,
-                    Pick::Nth(n) => positive("nth", n)?,
-                    Pick::Sequence(_) => {}
-                }
-                if let Effect::Reorder { places } = messages.effect {
-                    positive("places", places.into())?;
-                }
-                messages.extent.check()
-            }
-            Self::Link(link) => positive("bytes_per_second", link.bytes_per_second.unwrap_or(1)),
-            Self::Api(api) => {
-                match api.answer {
-                    Answer::Failed { status } => failure(status, 500)?,
-                    Answer::NoToken if api.operation != Some(Operation::ResumeSession) => {
-                        return Err(PlanError::NoToken);
-                    }
-                    _ => {}
-                }
-                api.extent.check()
-            }
-            Self::Gateway(gateway) => {
-                if let Refusal::Status(status) = gateway.refusal {
-                    failure(status, 400)?;
-                }
-                gateway.extent.check()
-            }
-            Self::Expire(expire) => expire.extent.check(),
-            Self::Network(network) => positive("ms", as_millis(network.time)),
-            Self::Publication(_) | Self::Terminate(_) | Self::Agent(_) | Self::Repeat(_) => Ok(()),
-        }
-    }
-}
-
-impl Cut {
-    fn check(&self) -> Result<(), PlanError> {
-        share("jitter", self.jitter)?;
-        self.extent.check()?;
-        match self.after {
-            None if self.extent != Extent::default() => Err(PlanError::CutNow),
-            None => Ok(()),
-            Some(Amount::Messages(count)) => positive("messages", count),
-            Some(Amount::Bytes(count)) => positive("bytes", count),
-            Some(Amount::Time(time)) => positive("ms", as_millis(time)),
-        }
-    }
-}
-
-impl Extent {
-    fn check(self) -> Result<(), PlanError> {
-        match self {
-            Self::Times(times) => positive("times", times.into()),
-            Self::For(time) => positive("ms", as_millis(time)),
-            Self::Always => Ok(()),
-        }
-    }
-}
-
-fn share(field: &'static str, value: f64) -> Result<(), PlanError> {
-    match (0.0..=1.0).contains(&value) {
-        true => Ok(()),
-        false => Err(PlanError::Share { field, value }),
-    }
-}
-
-fn positive(field: &'static str, value: u64) -> Result<(), PlanError> {
-    match value {
-        0 => Err(PlanError::Zero { field }),
-        _ => Ok(()),
-    }
-}
-
-fn failure(status: u16, low: u16) -> Result<(), PlanError> {
-    match (low..=599).contains(&status) {
-        true => Ok(()),
-        false => Err(PlanError::Status { status, low }),
-    }
-}
-
-fn as_millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Times as whole milliseconds, at most 49 days.
-mod millis {
-    use std::time::Duration;
-
-    use serde::{Deserialize as _, Deserializer, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(
-        time: &Duration,
-        serializer: S,
-    ) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u64(super::as_millis(*time))
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
-        deserializer: D,
-    ) -> Result<Duration, D::Error> {
-        u32::deserialize(deserializer).map(|millis| Duration::from_millis(millis.into()))
-    }
-
-    pub(super) mod option {
-        use super::{Deserializer, Duration, Serializer};
-        use serde::Deserialize as _;
-
-        #[expect(clippy::ref_option, reason = "the signature that serde calls")]
-        pub(in super::super) fn serialize<S: Serializer>(
-            time: &Option<Duration>,
-            serializer: S,
-        ) -> Result<S::Ok, S::Error> {
-            match time {
-                Some(time) => super::serialize(time, serializer),
-                None => serializer.serialize_none(),
-            }
-        }
-
-        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
-            deserializer: D,
-        ) -> Result<Option<Duration>, D::Error> {
-            let millis = Option::<u32>::deserialize(deserializer)?;
-            Ok(millis.map(|millis| Duration::from_millis(millis.into())))
-        }
-    }
 }
 
 #[cfg(test)]
@@ -663,12 +587,27 @@ mod tests {
             json!({"fault": "network", "how": "refuse", "ms": 2000}),
             json!({"fault": "agent", "away_ms": 1000}),
             json!({"fault": "repeat", "on": true}),
+            json!({"fault": "unready", "ms": 300}),
+            json!({"fault": "unheard", "extent": {"times": 2}}),
+            json!({"fault": "headers", "short": true}),
         ] {
             let fault = parse(form.clone());
             let written = serde_json::to_value(fault.unwrap()).unwrap();
             let again: Fault = serde_json::from_value(written.clone()).unwrap();
             assert_eq!(serde_json::to_value(again).unwrap(), written, "{form}");
         }
+    }
+
+    #[test]
+    fn there_is_a_right_example_of_each_kind() {
+        let kinds: std::collections::BTreeSet<_> = EXAMPLES
+            .iter()
+            .map(|(example, _)| {
+                let fault = parse(serde_json::from_str(example).unwrap()).unwrap();
+                serde_json::to_value(fault).unwrap()["fault"].to_string()
+            })
+            .collect();
+        assert_eq!(kinds.len(), EXAMPLES.len());
     }
 
     #[test]

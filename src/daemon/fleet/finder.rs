@@ -1,0 +1,200 @@
+//! From a target in somebody's words to a machine that can be reached.
+//!
+//! Who asks for the same at the same time shares one search. What was found is remembered as long as the machine is up;
+//! that there is nothing, for a moment only, so that a flood of logins is no flood of calls.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use tracing::debug;
+
+use super::account::Account;
+use super::error::Error;
+use super::members::{LinkKey, Members};
+use crate::aws::Aws;
+use crate::config::Serve;
+use crate::report::one_line;
+use crate::target::{self, Machine, Wanted};
+
+/// Words remembered. They come from clients, so there must be an end; those of machines that are up are no more than
+/// a few for each.
+const NAMES: usize = 256;
+
+/// Searches at the same time; the others wait for their turn.
+const SEARCHES: usize = 4;
+
+/// How long one may take. A client waits for it, and has two minutes to log in.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long it is remembered that there is nothing.
+const FAILURE_REMEMBERED: Duration = Duration::from_secs(3);
+
+/// How long the list of what there is may take, for those who have asked for something else.
+const LIST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A machine, and how to reach it.
+#[derive(Clone)]
+pub(super) struct Found {
+    /// As far as it is known; `wanted` will know more.
+    pub(super) machine: Machine,
+    pub(super) account: Arc<Account>,
+    pub(super) wanted: Arc<Wanted>,
+}
+
+impl Found {
+    pub(super) fn new(wanted: Wanted, account: Arc<Account>) -> Self {
+        Self {
+            machine: wanted.known(),
+            account,
+            wanted: Arc::new(wanted),
+        }
+    }
+}
+
+/// Looks for targets.
+pub(super) struct Finder {
+    names: Mutex<BTreeMap<String, Arc<Name>>>,
+    searches: Semaphore,
+}
+
+/// What is known of one way to name a target. The lock is held by who searches; the others wait for it.
+type Name = tokio::sync::Mutex<Option<Outcome>>;
+
+enum Outcome {
+    Found(Box<Found>, LinkKey),
+    Failed(Error, Instant),
+}
+
+impl Outcome {
+    fn found(config: &Serve, found: &Found) -> Self {
+        Self::Found(Box::new(found.clone()), link_key(config, found))
+    }
+
+    fn holds(&self, members: &Members) -> bool {
+        match self {
+            Self::Found(_, link) => members.has(link),
+            Self::Failed(_, at) => at.elapsed() < FAILURE_REMEMBERED,
+        }
+    }
+}
+
+impl Finder {
+    pub(super) fn new() -> Self {
+        Self {
+            names: Mutex::default(),
+            searches: Semaphore::new(SEARCHES),
+        }
+    }
+
+    /// What `name` means, by `config`; `open` gives the account that is asked.
+    ///
+    /// # Errors
+    /// Why it means nothing.
+    pub(super) async fn find<A>(
+        &self,
+        name: &str,
+        config: &Serve,
+        members: &Members,
+        open: A,
+    ) -> Result<Found, Error>
+    where
+        A: Future<Output = Result<Arc<Account>, Error>>,
+    {
+        let place = self.place(name, members)?;
+        let mut outcome = place.lock().await;
+        match &*outcome {
+            Some(known) if known.holds(members) => match known {
+                Outcome::Found(found, _) => return Ok((**found).clone()),
+                Outcome::Failed(error, _) => return Err(error.clone()),
+            },
+            _ => {}
+        }
+        let search = async {
+            // Never closed, so there is a permit in the end.
+            let _permit = self.searches.acquire().await;
+            let account = open.await?;
+            search(config, account).await
+        };
+        let searched = match timeout(PATIENCE, search).await {
+            Ok(searched) => searched,
+            Err(_) => Err(Error::Late { after: PATIENCE }),
+        };
+        *outcome = Some(match &searched {
+            Ok(found) => Outcome::found(config, found),
+            Err(error) => Outcome::Failed(error.clone(), Instant::now()),
+        });
+        searched
+    }
+
+    /// Remembers that `name` means `found`.
+    pub(super) fn learn(&self, name: &str, config: &Serve, found: &Found) {
+        let outcome = Outcome::found(config, found);
+        let name = (name.to_owned(), Arc::new(Name::new(Some(outcome))));
+        self.lock().extend([name]);
+    }
+
+    fn place(&self, name: &str, members: &Members) -> Result<Arc<Name>, Error> {
+        let mut names = self.lock();
+        if let Some(place) = names.get(name) {
+            return Ok(Arc::clone(place));
+        }
+        if names.len() >= NAMES {
+            // Who asks holds another handle.
+            names.retain(|_, place| {
+                Arc::strong_count(place) > 1
+                    || place.try_lock().is_ok_and(|outcome| {
+                        outcome.as_ref().is_some_and(|known| known.holds(members))
+                    })
+            });
+        }
+        if names.len() >= NAMES {
+            return Err(Error::TooMany);
+        }
+        let place = Arc::new(Name::default());
+        names.insert(name.to_owned(), Arc::clone(&place));
+        Ok(place)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Name>>> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the machine is kept under.
+pub(super) fn link_key(config: &Serve, found: &Found) -> LinkKey {
+    LinkKey {
+        profile: config.profile.clone(),
+        region: found.account.aws.region().to_owned(),
+        id: found.machine.id.clone(),
+        port: config.ssh_port,
+    }
+}
+
+async fn search(config: &Serve, account: Arc<Account>) -> Result<Found, Error> {
+    match target::resolve(&account.aws, &config.target).await {
+        Ok(machine) => Ok(Found::new(Wanted::of(&account.aws, machine), account)),
+        Err(error @ target::Error::Unknown { .. }) => Err(Error::Unknown {
+            source: Arc::new(error),
+            online: online(&account.aws).await,
+        }),
+        Err(error) => Err(super::super::Error::from(error).into()),
+    }
+}
+
+/// What is online instead, as far as that can be told.
+async fn online(aws: &Aws) -> Vec<String> {
+    match timeout(LIST_PATIENCE, target::list(aws, None)).await {
+        Ok(Ok(listing)) => {
+            let online = listing.machines.iter().filter(|one| one.is_online());
+            online.map(Machine::title).collect()
+        }
+        Ok(Err(error)) => {
+            debug!(reason = one_line(&error), "cannot say what is there");
+            Vec::new()
+        }
+        Err(_) => Vec::new(),
+    }
+}

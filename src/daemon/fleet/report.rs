@@ -1,0 +1,25 @@
+//! What happens to targets, for those who tell people.
+
+use crate::upstream::News;
+
+/// What happened to one target.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// The machine's id.
+    pub target: String,
+    /// The id, and what the machine is called: `i-… (web-1)`.
+    pub title: String,
+    /// What happened.
+    pub what: What,
+}
+
+/// What may happen to a target.
+#[derive(Debug, Clone)]
+pub enum What {
+    /// A login name has selected it, and it is being reached.
+    Started,
+    /// The way to it has changed.
+    News(News),
+    /// Nobody uses it any more, and its session is being terminated. A login name may select it again.
+    Idle,
+}

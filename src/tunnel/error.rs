@@ -1,0 +1,122 @@
+//! Why there is no tunnel, or no stream in it.
+
+use thiserror::Error;
+
+use crate::smux;
+use crate::ssm::{self, Disposition, api};
+
+/// How to bring an agent up to date, for whoever administers the machine.
+pub(super) fn update(target: &str) -> String {
+    format!(
+        "update the agent: aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids {target}"
+    )
+}
+
+/// Why there is no tunnel, or no stream in it.
+#[derive(Debug, Error)]
+pub enum Error {
+    /// The SSM session could not be started.
+    #[error("cannot reach {target}")]
+    Session {
+        /// The managed machine.
+        target: String,
+        /// Why not.
+        #[source]
+        source: ssm::Error,
+    },
+    /// The target is out of the service's reach, and it is known why.
+    #[error("{cause}")]
+    Absent {
+        /// What is known of it.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+        /// What a person can do about it.
+        hint: Option<String>,
+    },
+    /// The agent is from before sessions could lead to a port.
+    #[error("the SSM agent on {target} is too old: before 2.3.672.0 it connects to no port")]
+    AgentTooOld {
+        /// The managed machine.
+        target: String,
+    },
+    /// The agent is from before sessions could carry several streams, and a session for one could not be
+    /// started.
+    #[error(
+        "cannot reach {target} with a session for each connection, as its SSM agent ({version}) needs"
+    )]
+    Single {
+        /// The managed machine.
+        target: String,
+        /// The agent's version.
+        version: String,
+        /// Why not.
+        #[source]
+        source: ssm::Error,
+    },
+    /// The tunnel is gone.
+    #[error("the tunnel to {target} was lost")]
+    Lost {
+        /// The managed machine.
+        target: String,
+        /// How.
+        #[source]
+        source: smux::Error,
+    },
+}
+
+impl Error {
+    /// A failed start; tells agents that know no ports by their own words, since nothing else names them.
+    pub(super) fn start(target: &str, source: ssm::Error) -> Self {
+        let target = target.to_owned();
+        match &source {
+            ssm::Error::Closed(text) if text.contains("Plugin with name Port not found") => {
+                Self::AgentTooOld { target }
+            }
+            _ => Self::Session { target, source },
+        }
+    }
+
+    /// Whether waiting cannot heal it: somebody has to change something.
+    pub fn is_final(&self) -> bool {
+        match self {
+            Self::Session { source, .. } | Self::Single { source, .. } => match source {
+                ssm::Error::Api(error) => {
+                    error.is_credentials()
+                        || error.disposition() == Disposition::Fatal
+                        || matches!(error, api::Error::TargetNotConnected(_))
+                }
+                other => other.disposition() == Disposition::Fatal,
+            },
+            Self::Absent { .. } | Self::AgentTooOld { .. } => true,
+            Self::Lost { .. } => false,
+        }
+    }
+
+    /// Whether the target is known to be out of the service's reach for now. It may be starting up.
+    pub fn is_offline(&self) -> bool {
+        match self {
+            Self::Absent { .. } => true,
+            Self::Session { source, .. } | Self::Single { source, .. } => {
+                matches!(source, ssm::Error::Api(api::Error::TargetNotConnected(_)))
+            }
+            _ => false,
+        }
+    }
+
+    /// What the user may do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Session { source, .. } => source.hint().map(str::to_owned),
+            Self::Absent { hint, .. } => hint.clone(),
+            Self::AgentTooOld { target } => Some(update(target)),
+            Self::Single { target, source, .. } => match source {
+                ssm::Error::Api(api::Error::AccessDenied { .. }) => Some(format!(
+                    "allow ssm:StartSession with the document AWS-StartSSHSession, or {}",
+                    update(target)
+                )),
+                other => other.hint().map(str::to_owned),
+            },
+            Self::Lost { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Tunnels to agents before 3.0.222.0, whose sessions carry one connection: each stream has an SSM session
+//! of its own.
+//!
+//! The sessions are of the document AWS-StartSSHSession. In those of a port forwarding the end of the
+//! connection is kept from us: the agent says nothing and dials again on our next bytes. Here it is the
+//! session's end (protocol sheet §6.5).
+
+mod links;
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use self::links::{Key, Links};
+use super::{Error, Event, Options, Stream};
+use crate::report::one_line;
+use crate::ssm::{self, SessionEvent, SsmSession, StartRequest};
+
+/// Events kept for an owner that is slow to take them; more are lost.
+const EVENTS: usize = 64;
+
+/// What old agents say, when a session ends, of a port that nothing listens on.
+const REFUSED: &str = "Unable to connect to specified port";
+
+/// A tunnel whose streams are SSM sessions.
+#[derive(Debug)]
+pub(super) struct Single {
+    options: Options,
+    /// The agent's version.
+    version: String,
+    shared: Arc<Shared>,
+    events: tokio::sync::Mutex<mpsc::Receiver<Event>>,
+}
+
+/// What the sessions' tasks tell.
+#[derive(Debug)]
+struct Shared {
+    sessions: Mutex<Sessions>,
+    events: mpsc::Sender<Event>,
+    /// Why no more streams are to be had.
+    over: watch::Sender<Option<String>>,
+    refusals: watch::Sender<u64>,
+    stop: CancellationToken,
+}
+
+#[derive(Debug, Default)]
+struct Sessions {
+    links: Links,
+    open: BTreeMap<Key, Weak<SsmSession>>,
+}
+
+impl Single {
+    /// A tunnel to where `options` say, through an agent of `version`.
+    pub(super) fn new(options: Options, version: String, refusals: watch::Sender<u64>) -> Self {
+        let (sender, events) = mpsc::channel(EVENTS);
+        Self {
+            options,
+            version,
+            shared: Arc::new(Shared {
+                sessions: Mutex::default(),
+                events: sender,
+                over: watch::Sender::default(),
+                refusals,
+                stop: CancellationToken::new(),
+            }),
+            events: tokio::sync::Mutex::new(events),
+        }
+    }
+
+    /// Starts an SSM session for one stream.
+    ///
+    /// # Errors
+    /// [`Error::Single`]; the tunnel is over then, and the streams that it has are not.
+    pub(super) async fn open(&self) -> Result<Stream, Error> {
+        let Options {
+            ssm, target, port, ..
+        } = &self.options;
+        let request = StartRequest::single_port(target, *port);
+        let started = SsmSession::start(ssm.clone(), request, self.options.session()).await;
+        let (session, stream) = started.map_err(|source| {
+            let error = Error::Single {
+                target: target.clone(),
+                version: self.version.clone(),
+                source,
+            };
+            self.shared.over.send_replace(Some(one_line(&error)));
+            error
+        })?;
+        let session = Arc::new(session);
+        let key = {
+            let mut sessions = self.shared.lock();
+            let key = sessions.links.add();
+            sessions.open.insert(key, Arc::downgrade(&session));
+            key
+        };
+        let released = CancellationToken::new();
+        let attend = Arc::clone(&self.shared).attend(key, session, released.clone());
+        self.options.tracker.spawn(attend);
+        Ok(Stream::single(stream, released.drop_guard()))
+    }
+
+    /// Of the session that answers fastest.
+    pub(super) fn round_trip(&self) -> Option<Duration> {
+        let sessions = self.shared.lock();
+        let open = sessions.open.values().filter_map(Weak::upgrade);
+        open.filter_map(|session| session.status().round_trip).min()
+    }
+
+    /// Waits for the next event; [`Event::Over`] is the last one, and told again.
+    pub(super) async fn next_event(&self) -> Event {
+        let mut over = self.shared.over.subscribe();
+        let mut over = pin!(over.wait_for(Option::is_some));
+        let mut events = self.events.lock().await;
+        tokio::select! {
+            biased;
+            Some(event) = events.recv() => event,
+            reason = &mut over => Event::Over {
+                reason: reason.ok().and_then(|reason| reason.clone()).unwrap_or_default(),
+            },
+        }
+    }
+
+    /// Ends all streams, unless the tunnel is over: those it has left then are their owners'.
+    pub(super) async fn terminate(&self) {
+        if self.shared.over.borrow().is_none() {
+            self.shared.stop.cancel();
+        }
+    }
+}
+
+impl Shared {
+    /// Listens to a session until it is over or its stream was dropped, and ends it.
+    async fn attend(
+        self: Arc<Self>,
+        key: Key,
+        session: Arc<SsmSession>,
+        released: CancellationToken,
+    ) {
+        loop {
+            let event = tokio::select! {
+                biased;
+                () = released.cancelled() => break,
+                () = self.stop.cancelled() => break,
+                event = session.next_event() => event,
+            };
+            let Some(event) = event else { break };
+            debug!(session_id = session.id(), ?event, "session of a stream");
+            if matches!(&event, SessionEvent::Closed { text } if text.contains(REFUSED)) {
+                self.refusals.send_modify(|count| *count += 1);
+            }
+            let event = self.lock().links.on_event(key, &event);
+            self.tell(event);
+        }
+        let end = session.terminate().await;
+        if matches!(&*end, ssm::Error::Closed(text) if text.contains(REFUSED)) {
+            self.refusals.send_modify(|count| *count += 1);
+        }
+        let event = {
+            let mut sessions = self.lock();
+            sessions.open.remove(&key);
+            sessions.links.on_end(key, &one_line(&*end))
+        };
+        self.tell(event);
+    }
+
+    fn tell(&self, event: Option<Event>) {
+        match event {
+            Some(Event::Over { reason }) => {
+                self.over.send_replace(Some(reason));
+            }
+            // Who does not listen misses it.
+            Some(event) => drop(self.events.try_send(event)),
+            None => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,174 @@
+//! What works with which version.
+
+use std::io::Read as _;
+
+use rustix::process::Signal;
+use ssmshim::emulator::Resend;
+
+use crate::common::daemon::{aws_environment, ssmshim};
+use crate::common::faulty::Faulty;
+use crate::common::files::{assert_same, write_file};
+use crate::common::process::code;
+use crate::common::sshd::Sshd;
+use crate::common::world::serve_args;
+use crate::common::{DEADLINE, have};
+use crate::{AGES, Carries, agent, agent_that};
+
+/// Not ready for so long after each handshake, as real agents are for a moment.
+const UNREADY: &str = r#"{"fault": "unready", "ms": 150}"#;
+
+/// Commands, several connections at once and copies both ways.
+#[test]
+fn every_age_serves() {
+    for (version, carries) in AGES {
+        let Some(faulty) = agent(version, UNREADY) else {
+            return;
+        };
+        let world = &faulty.world;
+        for status in [0, 7] {
+            let output = world.ssh(&[], &format!("cat; exit {status}")).stdin("in");
+            let output = output.output();
+            assert_eq!((output.code, &*output.text()), (status, "in"), "{version}");
+        }
+        let open = [(); 3].map(|()| world.forwarding(&[]));
+        if have("scp") {
+            let (here, there, back) = (world.path("here"), world.path("there"), world.path("back"));
+            write_file(&here, 2 << 20, 7);
+            world.scp(&[]).arg(&here).arg(world.remote(&there)).ok();
+            world.scp(&[]).arg(world.remote(&there)).arg(&back).ok();
+            assert_same(&here, &back);
+        }
+        drop(open);
+        let said = said(&faulty);
+        let counters = faulty.faults().counters();
+        match carries {
+            Carries::One => {
+                assert!(counters.sessions > 4, "{version}: {counters:?}");
+                let words = "too old for several connections";
+                assert_eq!(said.matches(words).count(), 1, "{version}: {said}");
+                assert!(
+                    said.contains(version) && said.contains("AWS-UpdateSSMAgent"),
+                    "{said}"
+                );
+            }
+            Carries::Many => {
+                faulty.assert_one_session();
+                assert!(!said.contains("too old"), "{version}: {said}");
+                assert!(
+                    counters.unready > 0 || version == "3.0.222.0",
+                    "{version}: {counters:?}"
+                );
+            }
+        }
+    }
+}
+
+/// What is under way when sockets are cut arrives once and in order, with agents that acknowledge once as well.
+#[test]
+fn every_age_outlives_cuts() {
+    if !have("scp") {
+        return;
+    }
+    for (version, _) in AGES {
+        let Some(faulty) = agent_that(version, "{}", Resend::HeadOnly) else {
+            return;
+        };
+        let world = &faulty.world;
+        let (here, there) = (world.path("here"), world.path("there"));
+        write_file(&here, 6 << 20, 11);
+        // From the client: what it sends is what nobody acknowledges twice.
+        faulty.inject(
+            r#"{"fault": "cut", "side": "client", "how": "reset", "from": "client", "after": {"bytes": 700000},
+                "extent": {"times": 5}}"#,
+        );
+        let sessions = faulty.faults().counters().sessions;
+        world.scp(&[]).arg(&here).arg(world.remote(&there)).ok();
+        assert_same(&here, &there);
+        let counters = faulty.faults().counters();
+        assert!(counters.client_cuts >= 3, "{version}: {counters:?}");
+        assert!(counters.resumes >= 3, "{version}: {counters:?}");
+        // Nothing was started anew, but for a spare connection.
+        assert!(counters.sessions <= sessions + 2, "{version}: {counters:?}");
+    }
+}
+
+/// An agent without smux tells the end of a connection by the end of its session.
+#[test]
+fn a_connection_that_sshd_loses_ends_alone() {
+    let Some(faulty) = agent("2.3.722.0", "{}") else {
+        return;
+    };
+    let world = &faulty.world;
+    let mut client = world.ssh(&[], "echo said; exec cat").piped();
+    let mut said = [0; 5];
+    let mut stdout = client.take_stdout();
+    stdout.read_exact(&mut said).expect("the command speaks");
+    let _stdin = client.take_stdin();
+    world.sshd.as_ref().expect("a real one").end_sessions();
+    assert_eq!(code(client.wait(DEADLINE)), 255);
+    let stderr = client.stderr();
+    assert!(
+        stderr.contains("ssmshim: the target's sshd closed"),
+        "{stderr:?}"
+    );
+    assert_eq!(world.ssh(&[], "exit 3").output().code, 3);
+}
+
+/// Neither the sessions in use nor the spare ones are left behind.
+#[test]
+fn sessions_of_single_connections_are_ended() {
+    let Some(mut faulty) = agent("3.0.196.0", "{}") else {
+        return;
+    };
+    let open = faulty.world.forwarding(&[]);
+    let daemon = faulty.world.daemon.as_mut().expect("serve");
+    daemon.signal(Signal::TERM);
+    assert_eq!(daemon.wait().0, 0);
+    let counters = faulty.faults().counters();
+    assert!(counters.sessions >= 2, "{counters:?}");
+    faulty.until(|counters| counters.sessions == counters.sessions_over);
+    drop(open);
+}
+
+/// Before 2.3.672.0 an agent connects to no port: there is nothing to be done from here, and that is said.
+#[test]
+fn an_agent_without_ports_is_named_with_the_remedy() {
+    use crate::common::daemon::Daemon;
+    let directory = tempfile::tempdir().expect("a directory");
+    let Some(sshd) = Sshd::start(&directory.path().join("sshd")) else {
+        return;
+    };
+    let args = ["emulator", "--agent-version", "2.3.662.0"];
+    let emulator = Daemon::start(&directory.path().join("aws"), &args, &[]);
+    let args = serve_args(
+        &emulator.text("target"),
+        &sshd.port.to_string(),
+        &sshd.identity,
+    );
+    let args: Vec<_> = args
+        .iter()
+        .map(String::as_str)
+        .chain(["--listen", "127.0.0.1:0"])
+        .collect();
+    let mut serve = ssmshim(&directory.path().join("home"), &args);
+    for (name, value) in aws_environment(&emulator.text("endpoint")) {
+        serve = serve.env(&name, value);
+    }
+    let output = serve.output();
+    assert_eq!(output.code, 1, "{output:?}");
+    assert!(
+        output.stderr.contains("too old: before 2.3.672.0"),
+        "{output:?}"
+    );
+    assert!(
+        output
+            .stderr
+            .contains("hint: update the agent: aws ssm send-command"),
+        "{output:?}"
+    );
+}
+
+fn said(faulty: &Faulty) -> String {
+    let daemon = faulty.world.daemon.as_ref().expect("serve");
+    daemon.stderr()
+}
