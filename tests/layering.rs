@@ -87,6 +87,7 @@ const PURE: &[&str] = &[
     "ssh::wire",
     "ssh::transport",
     "ssh::auth",
+    "ssh::memory",
     "emulator::agent::version",
     "emulator::fault::line",
     "emulator::fault::plan",

@@ -2,7 +2,7 @@
 
 mod common;
 
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
@@ -13,60 +13,17 @@ use common::net::{call_ssm, connect};
 use common::process::{Output, code, read_until};
 use common::world::{World, serve_args};
 use common::{DEADLINE, until};
-use serde_json::{Value, json};
-
-/// Asks the emulator of `world` for faults (`POST`), or to stop them (`DELETE`).
-fn faults(emulator: &Daemon, method: &str, body: &Value) {
-    let port = emulator.port();
-    let mut socket = connect(port);
-    let body = body.to_string();
-    let request = format!(
-        "{method} /faults HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\
-         Content-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    socket.write_all(request.as_bytes()).expect("it listens");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).expect("it answers");
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-}
-
-fn inject(world: &World, fault: &Value) {
-    faults(
-        world.emulator.as_ref().expect("serve has one"),
-        "POST",
-        fault,
-    );
-}
-
-/// The next event, which is to be `name`.
-fn expect(daemon: &Daemon, name: &str) -> Value {
-    let event = daemon.next_event();
-    assert_eq!(
-        event["event"],
-        name,
-        "{event}; stderr:\n{}",
-        daemon.stderr()
-    );
-    event
-}
-
-fn daemon(world: &World) -> &Daemon {
-    world.daemon.as_ref().expect("serve has one")
-}
+use serde_json::json;
 
 #[test]
 fn a_cut_link_is_told_and_resumed() {
     let Some(world) = World::serve() else { return };
     for how in ["reset", "fin", "bye"] {
-        inject(
-            &world,
-            &json!({"fault": "cut", "side": "client", "how": how}),
-        );
-        let lost = expect(daemon(&world), "lost");
+        world.inject(&json!({"fault": "cut", "side": "client", "how": how}));
+        let lost = world.daemon().expect("lost");
         assert_eq!(lost["resuming"], true, "{lost}");
         assert!(lost["reason"].as_str().is_some_and(|it| !it.is_empty()));
-        let resumed = expect(daemon(&world), "resumed");
+        let resumed = world.daemon().expect("resumed");
         assert!(resumed["gap_seconds"].as_f64().is_some(), "{resumed}");
         assert!(resumed["attempts"].as_u64() >= Some(1), "{resumed}");
     }
@@ -81,11 +38,11 @@ fn what_hinders_a_resume_is_told_once() {
         {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": {"times": 3}},
         {"fault": "cut", "side": "client", "how": "reset"},
     ]});
-    inject(&world, &refused);
-    expect(daemon(&world), "lost");
-    let retrying = expect(daemon(&world), "retrying");
+    world.inject(&refused);
+    world.daemon().expect("lost");
+    let retrying = world.daemon().expect("retrying");
     assert_eq!(retrying["attempt"], 1, "{retrying}");
-    let resumed = expect(daemon(&world), "resumed");
+    let resumed = world.daemon().expect("resumed");
     assert_eq!(resumed["attempts"], 4, "{resumed}");
 }
 
@@ -102,9 +59,9 @@ fn a_session_that_was_terminated_is_replaced() {
     let body = json!({ "SessionId": session_id }).to_string();
     let (status, answer) = call_ssm(&endpoint, "TerminateSession", &body);
     assert_eq!(status, 200, "{answer}");
-    let lost = expect(daemon(&world), "lost");
+    let lost = world.daemon().expect("lost");
     assert_eq!(lost["resuming"], false, "{lost}");
-    let up = expect(daemon(&world), "up");
+    let up = world.daemon().expect("up");
     assert!(up["gap_seconds"].as_f64().is_some(), "{up}");
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
 }
@@ -112,16 +69,16 @@ fn a_session_that_was_terminated_is_replaced() {
 #[test]
 fn an_agent_that_is_offline_is_told_at_once_and_waited_for() {
     let Some(world) = World::serve() else { return };
-    inject(&world, &json!({"fault": "agent", "away_ms": 4000}));
-    let lost = expect(daemon(&world), "lost");
+    world.inject(&json!({"fault": "agent", "away_ms": 4000}));
+    let lost = world.daemon().expect("lost");
     assert_eq!(lost["resuming"], false, "{lost}");
-    let down = expect(daemon(&world), "down");
+    let down = world.daemon().expect("down");
     let error = down["error"].as_str().unwrap_or_default();
     assert!(error.contains("not connected"), "{down}");
     assert!(down["hint"].is_string(), "{down}");
     // A client that comes meanwhile is held until it is there.
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
-    expect(daemon(&world), "up");
+    world.daemon().expect("up");
 }
 
 /// A new connection waits for a resume as long as `--hold` says, and is then told what was lost.
@@ -130,28 +87,13 @@ fn a_client_is_held_while_the_session_is_resumed() {
     let Some(mut world) = World::serve() else {
         return;
     };
-    drop(world.daemon.take());
-    let emulator = world.emulator.as_ref().expect("serve has one");
-    let sshd = world.sshd.as_ref().expect("serve has one");
-    let args = serve_args(
-        &emulator.text("target"),
-        &sshd.port.to_string(),
-        &sshd.identity,
-    );
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let args = [&args[..], &["--hold", "2"]].concat();
-    let daemon = Daemon::start(
-        &world.path("home"),
-        &args,
-        &aws_environment(&emulator.text("endpoint")),
-    );
-    world.target.port = daemon.port();
+    world.serve_again(&["--hold", "2"]);
     let away = json!({"faults": [
         {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": "always"},
         {"fault": "cut", "side": "client", "how": "reset"},
     ]});
-    faults(emulator, "POST", &away);
-    expect(&daemon, "lost");
+    world.inject(&away);
+    world.daemon().expect("lost");
     let begun = Instant::now();
     let refused = world.ssh(&["-o", "LogLevel=INFO"], "echo works").output();
     assert!(begun.elapsed() >= Duration::from_secs(2), "it was held");
@@ -161,9 +103,9 @@ fn a_client_is_held_while_the_session_is_resumed() {
         words.iter().all(|words| refused.stderr.contains(words)),
         "{refused:?}"
     );
-    expect(&daemon, "retrying");
-    faults(emulator, "DELETE", &json!({}));
-    expect(&daemon, "resumed");
+    world.daemon().expect("retrying");
+    world.clear_faults();
+    world.daemon().expect("resumed");
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
 }
 
@@ -188,18 +130,10 @@ fn a_person_is_told_in_words() {
         &aws_environment(&emulator.text("endpoint")),
     );
     daemon.told("Ctrl-C stops.");
-    faults(
-        emulator,
-        "POST",
-        &json!({"fault": "cut", "side": "client", "how": "bye"}),
-    );
+    emulator.inject(&json!({"fault": "cut", "side": "client", "how": "bye"}));
     daemon.told("connection lost (");
     daemon.told("resumed after ");
-    faults(
-        emulator,
-        "POST",
-        &json!({"fault": "terminate", "text": "by the administrator"}),
-    );
+    emulator.inject(&json!({"fault": "terminate", "text": "by the administrator"}));
     let reason = daemon.told("the SSM session is over (");
     assert!(reason.contains("by the administrator"), "{reason}");
     daemon.told("reached again after ");
@@ -221,17 +155,17 @@ fn an_sshd_that_is_gone_is_told_and_waited_for() {
     let (door, sshd) = door.expect("there is a far end");
     let port = door.port;
     door.shut();
-    inject(&world, &json!({"fault": "terminate", "text": "rebooting"}));
-    expect(daemon(&world), "lost");
-    expect(daemon(&world), "up");
-    let down = expect(daemon(&world), "down");
+    world.inject(&json!({"fault": "terminate", "text": "rebooting"}));
+    world.daemon().expect("lost");
+    world.daemon().expect("up");
+    let down = world.daemon().expect("down");
     let error = down["error"].as_str().unwrap_or_default();
     assert!(
         error.starts_with(&format!("nothing listens on port {port}")),
         "{down}"
     );
     let door = Door::open(port, sshd);
-    let up = expect(daemon(&world), "up");
+    let up = world.daemon().expect("up");
     assert!(up["gap_seconds"].is_null(), "{up}");
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
     door.shut();
@@ -252,15 +186,15 @@ fn a_login_under_way_moves_to_the_next_tunnel() {
     let door = door.expect("there is a far end");
     door.set(Mode::Stalled);
     // With the first tunnel go the logins that were spare.
-    inject(&world, &json!({"fault": "terminate", "text": "once"}));
-    expect(daemon(&world), "lost");
-    expect(daemon(&world), "up");
+    world.inject(&json!({"fault": "terminate", "text": "once"}));
+    world.daemon().expect("lost");
+    world.daemon().expect("up");
     let mut ssh = world.ssh(&[], "echo works").piped();
     until("logins are stalled", || (door.stalled() >= 2).then_some(()));
-    inject(&world, &json!({"fault": "terminate", "text": "twice"}));
-    expect(daemon(&world), "lost");
+    world.inject(&json!({"fault": "terminate", "text": "twice"}));
+    world.daemon().expect("lost");
     door.set(Mode::Open);
-    expect(daemon(&world), "up");
+    world.daemon().expect("up");
     let mut answer = String::new();
     let mut stdout = ssh.take_stdout();
     stdout.read_to_string(&mut answer).expect("a pipe");
@@ -358,22 +292,17 @@ fn spare_logins_survive_a_resume() {
             .count()
     };
     until("two logins are spare", || (logins() == 2).then_some(()));
-    inject(
-        &world,
-        &json!({"fault": "cut", "side": "client", "how": "reset"}),
-    );
-    expect(daemon(&world), "lost");
-    expect(daemon(&world), "resumed");
+    world.inject(&json!({"fault": "cut", "side": "client", "how": "reset"}));
+    world.daemon().expect("lost");
+    world.daemon().expect("resumed");
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
     // The one that was used is replaced; none was lost.
     until("a spare is replaced", || (logins() == 3).then_some(()));
 }
 
 /// The worker of the session at the agent is gone, and the service does not know: it keeps the socket and the session.
-const WORKER_KILLED: &str = r#"{"fault": "agent", "away_ms": 100, "silent": true}"#;
-
 fn kill_worker(world: &World) {
-    world.inject(&serde_json::from_str(WORKER_KILLED).expect("JSON"));
+    world.inject(&json!({"fault": "agent", "away_ms": 100, "silent": true}));
 }
 
 /// The client's error, which is to be that the agent does not answer, with something to do about it.
@@ -400,16 +329,16 @@ fn an_agent_that_died_behind_a_living_socket_is_told() {
     // The first one has a login that was spare, and asks it for a channel; the next one does not get as far.
     let refused = world.ssh(&["-o", "LogLevel=INFO"], "echo works").output();
     assert_told_of_silence(&refused);
-    let silent = expect(daemon(&world), "silent");
+    let silent = world.daemon().expect("silent");
     assert!(silent["silent_seconds"].as_f64() >= Some(8.0), "{silent}");
     let begun = Instant::now();
     let refused = world.ssh(&["-o", "LogLevel=INFO"], "echo works").output();
     assert!(begun.elapsed() >= Duration::from_secs(2), "it was held");
     assert_told_of_silence(&refused);
     world.terminate_sessions();
-    let lost = expect(daemon(&world), "lost");
+    let lost = world.daemon().expect("lost");
     assert_eq!(lost["resuming"], false, "{lost}");
-    expect(daemon(&world), "up");
+    world.daemon().expect("up");
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
 }
 
@@ -437,12 +366,12 @@ fn a_silent_agent_costs_a_connection_no_more_than_its_channels() {
     kill_worker(&world);
     let refused = world.ssh(&["-S", &socket], "echo works").output();
     assert!(refused.code != 0, "{refused:?}");
-    expect(daemon(&world), "silent");
+    world.daemon().expect("silent");
     assert!(running.try_wait(Duration::ZERO).is_none(), "it goes on");
     let told = master.stderr();
     assert!(told.contains(" has not answered for "), "{told}");
     world.terminate_sessions();
-    expect(daemon(&world), "lost");
+    world.daemon().expect("lost");
     assert_eq!(code(running.wait(DEADLINE)), 255);
     let works = world.ssh(&["-S", &socket], "echo works").ok();
     assert_eq!(works.text(), "works");

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use common::daemon::{Daemon, aws_environment};
 use common::net::call_ssm;
 use common::until;
-use common::world::{World, serve, serve_args};
+use common::world::{World, serve_args};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -21,18 +21,6 @@ fn open(world: &World) -> Vec<String> {
     let sessions = answer["Sessions"].as_array().cloned().unwrap_or_default();
     let id = |session: &Value| session["SessionId"].as_str().map(str::to_owned);
     sessions.iter().filter_map(id).collect()
-}
-
-/// Another daemon of the same user, for the far end of `world`.
-fn another(world: &World) -> Daemon {
-    let emulator = world.emulator.as_ref().expect("serve has one");
-    let sshd = world.sshd.as_ref().expect("serve has one");
-    serve(
-        &world.path(""),
-        emulator,
-        &sshd.port.to_string(),
-        &sshd.identity,
-    )
 }
 
 fn kill(mut daemon: Daemon) {
@@ -67,7 +55,7 @@ fn the_session_of_a_killed_daemon_is_ended_by_the_next() {
     assert_eq!(old.len(), 1);
     kill(world.daemon.take().expect("serve has one"));
     assert_eq!(open(&world), old, "nobody could end it");
-    let mut daemon = another(&world);
+    let mut daemon = world.another(&[]);
     wait_for_sweep(&world, &old);
     until("its record is removed", || {
         (files(&journals(&world)).len() == 2).then_some(())
@@ -84,11 +72,11 @@ fn daemons_side_by_side_leave_each_other_alone() {
         return;
     };
     let first = open(&world);
-    let second = another(&world);
+    let second = world.another(&[]);
     let both = open(&world);
     assert_eq!(both.len(), 2);
     kill(second);
-    let third = another(&world);
+    let third = world.another(&[]);
     until("the session of the killed one is ended", || {
         let open = open(&world);
         (open.len() == 2 && open.contains(&first[0])).then_some(())
@@ -114,8 +102,29 @@ fn the_session_of_an_end_offline_is_ended_by_the_next() {
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait().0, 0, "{}", daemon.stderr());
     emulator.signal(Signal::CONT);
-    let _daemon = another(&world);
+    let _daemon = world.another(&[]);
     wait_for_sweep(&world, &old);
+}
+
+/// Nobody is let in, so there is nothing to stay for.
+#[test]
+fn a_daemon_that_gives_up_ends_its_session() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let emulator = world.emulator();
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let port = sshd.port.to_string();
+    let args = serve_args(&emulator.text("target"), &port, &world.target.identity);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let environment = aws_environment(&emulator.text("endpoint"));
+    let mut daemon = Daemon::launch(&world.path("home"), &args, &environment);
+    assert_eq!(daemon.wait().0, 1, "{}", daemon.stderr());
+    let started = emulator.faults("GET", "")["counters"]["sessions"].clone();
+    assert_eq!(started, 2, "there was one, after that of the world");
+    assert_eq!(open(&world), [""; 0]);
+    assert!(files(&journals(&world)).is_empty(), "all is tidy");
 }
 
 #[test]
@@ -129,7 +138,7 @@ fn a_record_that_cannot_be_read_is_told_and_left_alone() {
     let (lock, record) = (name.with_extension("lock"), name.with_extension("json"));
     fs::write(&lock, "").expect("our own directory");
     fs::write(&record, "\0\0\0").expect("our own directory");
-    let daemon = another(&world);
+    let daemon = world.another(&[]);
     until("it is told", || {
         let told = daemon.stderr();
         (told.contains("WARN") && told.contains(&record.display().to_string())).then_some(())
@@ -147,7 +156,7 @@ fn without_a_place_for_records_it_works_and_says_so() {
     let directory = journals(&world);
     fs::remove_dir_all(&directory).expect("our own directory");
     fs::write(&directory, "in the way").expect("our own directory");
-    let daemon = another(&world);
+    let daemon = world.another(&[]);
     until("it is told", || {
         let told = daemon.stderr();
         let is_told = told.contains("cannot write down which SSM sessions are open");
@@ -171,24 +180,11 @@ fn a_daemon_of_another_region_touches_nothing() {
     };
     let old = open(&world);
     kill(world.daemon.take().expect("serve has one"));
-    let emulator = world.emulator.as_ref().expect("serve has one");
-    let sshd = world.sshd.as_ref().expect("serve has one");
-    let args = serve_args(
-        &emulator.text("target"),
-        &sshd.port.to_string(),
-        &sshd.identity,
-    );
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let args = [&args[..], &["--region", "us-west-2"]].concat();
-    let elsewhere = Daemon::start(
-        &world.path("home"),
-        &args,
-        &aws_environment(&emulator.text("endpoint")),
-    );
+    let elsewhere = world.another(&["--region", "us-west-2"]);
     // Its own session is there, and by the time it is gone the sweep is over.
     assert_eq!(open(&world).len(), 2);
     drop(elsewhere);
     assert_eq!(open(&world), old);
-    let _daemon = another(&world);
+    let _daemon = world.another(&[]);
     wait_for_sweep(&world, &old);
 }

@@ -20,6 +20,8 @@ const STOPPED: &str = "i-0aaaaaaaaaaaaaaa4";
 const UNMANAGED: &str = "i-0aaaaaaaaaaaaaaa5";
 const NODE: &str = "mi-0aaaaaaaaaaaaaaa6";
 const LOST: &str = "i-0aaaaaaaaaaaaaaa7";
+const TASK: &str = "ecs:prod_0f3e5d7c9b1a4e6f8a0b2c4d6e8f0a1b_0f3e5d7c9b1a-0265927825";
+const JOB: &str = "sagemaker-training-job:train-1_algo-1";
 
 /// An emulator with machines of every kind, and a home.
 struct Fleet {
@@ -109,6 +111,9 @@ fn machines() -> Value {
         { "id": NODE, "name": "office.example.com", "details": { "platform_name": "Debian GNU/Linux",
             "platform_version": "12", "address": "192.168.1.2" } },
         lost(LOST, "lost", 3 * 3600),
+        // On no list, but connected.
+        { "id": TASK, "name": "task", "details": { "managed": false } },
+        { "id": JOB, "name": "job", "details": { "managed": false } },
     ])
 }
 
@@ -135,6 +140,8 @@ fn every_way_to_name_a_machine_leads_to_it() {
         ("ip-10-0-0-7.eu-central-1.compute.internal", WEB),
         ("OFFICE", NODE),
         (NODE, NODE),
+        (TASK, TASK),
+        (JOB, JOB),
     ] {
         let daemon = fleet.serve(&sshd, name, &login, "");
         assert_eq!(daemon.text("target"), id, "{name}");
@@ -148,6 +155,30 @@ fn every_way_to_name_a_machine_leads_to_it() {
     let all = "DENY.DescribeInstances,DENY.DescribeInstanceInformation,DENY.GetConnectionStatus";
     let daemon = fleet.serve(&sshd, WEB, &login, all);
     assert_eq!(daemon.text("target"), WEB);
+}
+
+/// What a machine is called is asked only when somebody has to know: who logs in, or why it cannot be reached.
+#[test]
+fn a_session_to_an_id_waits_for_no_other_call() {
+    let fleet = Fleet::start();
+    let Some(sshd) = Sshd::start(&fleet.path("sshd")) else {
+        return;
+    };
+    let failing = |operation| json!({ "fault": "api", "operation": operation, "answer": { "failed": { "status": 503 } }, "extent": "always" });
+    let rules = ["DescribeInstanceInformation", "GetConnectionStatus"].map(failing);
+    let plan = json!({ "faults": rules });
+    fleet.emulator.inject(&plan);
+    let refused = || fleet.emulator.faults("GET", "")["counters"]["api_refused"].clone();
+    let identity = sshd.identity.display().to_string();
+    let user = user();
+    let login = ["--user", &user, "--identity", &identity];
+    let daemon = fleet.serve(&sshd, WEB, &login, "");
+    assert_eq!(daemon.text("target"), WEB);
+    assert_eq!(refused(), 0, "nobody asked");
+    // Whose users are wanted is asked about, and an answer that does not come hurts nobody.
+    let daemon = fleet.serve(&sshd, NODE, &["--identity", &identity], "");
+    assert_eq!(daemon.text("target"), NODE);
+    assert_ne!(refused(), 0, "it was asked");
 }
 
 #[test]

@@ -22,10 +22,9 @@ use super::control::message::{Identity, Wanted};
 use super::control::{due, now};
 use super::fleet::account;
 use super::journal::keep_swept;
-use crate::aws;
+use crate::aws::{self, Aws};
 use crate::config::Serve;
 use crate::report::one_line;
-use crate::ssm::Ssm;
 use crate::target::{self, Selector};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{News, RawStream};
@@ -205,7 +204,7 @@ impl Attempt<'_> {
                 return Ok(Found::Daemon(way));
             }
         }
-        match self.dial(aws.ssm(), wanted).await {
+        match self.dial(&aws, wanted).await {
             Ok(tunnel) => Ok(Found::Tunnel(Arc::new(tunnel))),
             // An id is tried unseen, which saves a call. What AWS knows of it says more than the refusal.
             Err(Error::Tunnel(error)) if is_id && error.is_offline() => {
@@ -217,22 +216,23 @@ impl Attempt<'_> {
     }
 
     /// Starts an SSM session, trying for as long as somebody waits unless that is known to be in vain.
-    async fn dial(&self, ssm: &Ssm, wanted: Wanted) -> Result<Tunnel, Error> {
+    async fn dial(&self, aws: &Aws, wanted: Wanted) -> Result<Tunnel, Error> {
         let ssm = match &self.config.ssmmessages_endpoint {
-            Some(endpoint) => ssm.clone().with_message_endpoint(endpoint.clone()),
-            None => ssm.clone(),
+            Some(endpoint) => aws.ssm().clone().with_message_endpoint(endpoint.clone()),
+            None => aws.ssm().clone(),
         };
         let journal = account::journal(wanted.place);
         if let Some(journal) = &journal {
-            let (journal, ssm) = (Arc::clone(journal), ssm.clone());
+            let (journal, aws) = (Arc::clone(journal), aws.clone());
             let (news, over) = (self.news.subscribe(), self.over.clone());
-            self.tasks.spawn(keep_swept(journal, ssm, news, over));
+            self.tasks.spawn(keep_swept(journal, aws, news, over));
         }
         let options = tunnel::Options {
             ssm,
             target: wanted.target,
             port: wanted.port,
             journal: journal.map(|journal| journal as _),
+            witness: None,
             tracker: self.tasks.clone(),
         };
         let held = self.config.hold;

@@ -125,6 +125,7 @@ impl Demo {
             target: target.clone(),
             port: SSH_PORT,
             journal: None,
+            witness: None,
             tracker: TaskTracker::new(),
         };
         let fleet = Fleet::of_one(tunnel, login, HOLD);

@@ -10,6 +10,7 @@ mod journal;
 mod known_hosts;
 pub(crate) mod parts;
 mod terminal;
+mod wanted;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

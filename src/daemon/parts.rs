@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::credentials::Keyring;
 use super::instance_connect::InstanceConnect;
-use super::{fleet, known_hosts};
+use super::{fleet, known_hosts, wanted};
 use crate::aws::Aws;
 use crate::config::Serve;
 use crate::ssh::credential::LoadError;
@@ -15,7 +15,7 @@ use crate::upstream::Users;
 
 /// Who to log in as on `machine`.
 pub(crate) fn users(config: &Serve, machine: &Machine) -> Users {
-    fleet::users(config, machine)
+    wanted::users_on(config, machine)
 }
 
 /// What to log in with on `machine`, in the order in which it is tried.

@@ -203,6 +203,8 @@ impl Doctor {
             ssm,
             target: machine.id.clone(),
             port: config.ssh_port,
+            // That it is there was seen before.
+            witness: None,
             tracker: self.tracker.clone(),
         }
     }

@@ -54,6 +54,7 @@ fn is_open(error: &Error) -> bool {
         Error::Session { source, .. } | Error::Single { source, .. } => {
             !matches!(source, ssm::Error::Api(_) | ssm::Error::WebSocket(_))
         }
+        Error::Absent { .. } => false,
         Error::AgentTooOld { .. } | Error::Lost { .. } => true,
     }
 }

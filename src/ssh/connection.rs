@@ -74,6 +74,7 @@ pub struct Connection<IO> {
     pub(super) banners: Vec<String>,
     pub(super) took_person: bool,
     pub(super) accepted: String,
+    pub(super) took_touch: bool,
 }
 
 impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
@@ -96,6 +97,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             banners: Vec::new(),
             took_person: false,
             accepted: String::new(),
+            took_touch: false,
         }
     }
 
@@ -113,6 +115,11 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// one: a code that fits once, a touch of a security key.
     pub fn took_person(&self) -> bool {
         self.took_person
+    }
+
+    /// Whether a security key was touched for the login. Another key may do where nobody is there to touch it.
+    pub fn took_touch(&self) -> bool {
+        self.took_touch
     }
 
     /// What the server had to say before the user was authenticated, free of control characters.

@@ -9,7 +9,7 @@ mod sign;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, PrivateKey, PublicKey};
@@ -53,14 +53,11 @@ pub enum Credential {
 }
 
 /// All keys of an ssh-agent, or one of them.
-///
-/// The key that logged in last is offered first, for a server takes few tries: clones know it too.
 #[derive(Clone)]
 pub struct AgentKeys {
     pub(super) socket: PathBuf,
     pub(super) only: Option<KeyData>,
     pub(super) certificate: Option<Arc<Certificate>>,
-    favourite: Arc<Mutex<Option<Vec<u8>>>>,
 }
 
 impl AgentKeys {
@@ -70,7 +67,6 @@ impl AgentKeys {
             socket: socket.into(),
             only: None,
             certificate: None,
-            favourite: Arc::default(),
         }
     }
 
@@ -98,22 +94,6 @@ impl AgentKeys {
     /// The agent's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
-    }
-
-    /// Notes that `key` has logged in.
-    pub(super) fn favour(&self, key: &[u8]) {
-        *self.lock() = Some(key.to_vec());
-    }
-
-    /// Whether `key` logged in last.
-    pub(super) fn is_favourite(&self, key: &[u8]) -> bool {
-        self.lock().as_deref() == Some(key)
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Vec<u8>>> {
-        self.favourite
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

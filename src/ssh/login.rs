@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
+use tracing::debug;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::auth::{client, server};
@@ -14,6 +15,7 @@ use super::connection::{Connection, now};
 use super::credential::Credential;
 use super::error::{Error, Phase};
 use super::host_key::{Algorithm, HostKey};
+use super::memory::Memory;
 use super::person::Attendance;
 use super::transport::{self, Event, Transport, reason};
 use super::verifier::HostKeyVerifier;
@@ -25,6 +27,13 @@ const LOGIN_DEADLINE: Duration = Duration::from_secs(30);
 /// (`LoginGraceTime`), for somebody may have to look at our host key and type "yes".
 const GRACE_TIME: Duration = Duration::from_secs(120);
 
+/// Connections that one login may take, unless configured otherwise: with the usual six tries of each, 24 tries. An
+/// sshd that counts bars a client after the third that failed (`PerSourcePenalties`).
+const CONNECTIONS: usize = 4;
+
+/// What servers say who take no more tries; what else they end a connection with has other causes.
+const TOO_MANY: &str = "oo many authentication failures";
+
 /// Bytes after which a server changes keys: what sshd permits an AES key (2^32 blocks), and without a timer, as sshd.
 /// Some clients do not cope with a change that they have not begun themselves.
 const SERVER_REKEY_BYTES: u64 = 64 << 30;
@@ -34,7 +43,7 @@ const SERVER_REKEY_BYTES: u64 = 64 << 30;
 pub struct ClientConfig {
     /// The user name.
     pub user: String,
-    /// What to authenticate with, in this order.
+    /// What to authenticate with, in this order, but for what `memory` knows better.
     pub credentials: Vec<Credential>,
     /// Who the server must be.
     pub verifier: Arc<dyn HostKeyVerifier>,
@@ -46,6 +55,10 @@ pub struct ClientConfig {
     /// Somebody waits for the login; without, nobody is asked for anything, nor to touch a security
     /// key, and an agent must sign within the deadline.
     pub attendance: Option<Attendance>,
+    /// What logged in at this server before, and what did not.
+    pub memory: Memory,
+    /// How many connections [`Connection::connect_over`] opens where the server ends them after too few tries.
+    pub connections: usize,
 }
 
 impl ClientConfig {
@@ -59,6 +72,8 @@ impl ClientConfig {
             transport: transport::Config::default(),
             deadline: LOGIN_DEADLINE,
             attendance: Some(Attendance::default()),
+            memory: Memory::default(),
+            connections: CONNECTIONS,
         }
     }
 }
@@ -133,6 +148,53 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     /// # Errors
     /// An [`Error`] says which step failed; [`Error::hint`] what may help.
     pub async fn connect(io: IO, config: ClientConfig) -> Result<Self, Error> {
+        Self::attempt(io, &config, &mut None).await
+    }
+
+    /// Logs in as [`Connection::connect`] does, on a stream that `open` gives.
+    ///
+    /// A server that ends the connection after too many tries is tried again on another stream, with what was not
+    /// offered yet; on [`ClientConfig::connections`] streams at the most.
+    ///
+    /// # Errors
+    /// The outer one is of `open`, at the first stream; the inner one says which step failed.
+    pub async fn connect_over<E, Opening>(
+        mut open: impl FnMut() -> Opening,
+        config: ClientConfig,
+    ) -> Result<Result<Self, Error>, E>
+    where
+        Opening: Future<Output = Result<IO, E>>,
+    {
+        let mut tries = None;
+        let mut failure = match Self::attempt(open().await?, &config, &mut tries).await {
+            Ok(connection) => return Ok(Ok(connection)),
+            Err(error) => error,
+        };
+        for _ in 1..config.connections {
+            let may_go_on = |tries: &Tries| tries.core.may_go_on() && is_end_of_tries(&failure);
+            if !tries.as_ref().is_some_and(may_go_on) {
+                break;
+            }
+            debug!(user = config.user, "going on over another connection");
+            let Ok(io) = open().await else { break };
+            failure = match Self::attempt(io, &config, &mut tries).await {
+                Ok(connection) => return Ok(Ok(connection)),
+                // Barred, most likely; what was refused before says more.
+                Err(Error::ConnectionLost {
+                    phase: Phase::KeyExchange,
+                }) => break,
+                Err(error) => error,
+            };
+        }
+        Ok(Err(failure))
+    }
+
+    /// One connection of a login; `tries` is what others have come to, and comes to.
+    async fn attempt(
+        io: IO,
+        config: &ClientConfig,
+        tries: &mut Option<Tries>,
+    ) -> Result<Self, Error> {
         let mut offered = config.transport.clone();
         prefer(
             &mut offered.host_keys,
@@ -140,7 +202,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         );
         let mut connection = Self::new(io, Transport::client(offered, now()));
         let mut deadline = Deadline::after(config.deadline);
-        match connection.log_in(&config, &mut deadline).await {
+        match connection.log_in(config, tries, &mut deadline).await {
             Ok(()) => Ok(connection),
             Err(error) => Err(connection.give_up(error).await),
         }
@@ -182,6 +244,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
     async fn log_in(
         &mut self,
         config: &ClientConfig,
+        tries: &mut Option<Tries>,
         deadline: &mut Deadline,
     ) -> Result<(), Error> {
         loop {
@@ -196,10 +259,16 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
         }
         self.enter(Phase::Authentication);
-        let wallet = Wallet::open(&config.credentials, &config.user, config.attendance.clone());
-        let mut wallet = deadline.pause(wallet).await;
-        let session_id = self.session_id().to_vec();
-        let mut core = client::Client::new(&session_id, &config.user, wallet.offers());
+        let Tries { wallet, core } = match tries {
+            Some(tries) => {
+                tries.core.go_on(self.session_id());
+                tries
+            }
+            None => {
+                let opening = Tries::begin(config, self.session_id());
+                tries.insert(deadline.pause(opening).await)
+            }
+        };
         loop {
             match core.poll_event() {
                 Some(client::Event::Banner(text)) => self.banners.push(text),
@@ -241,14 +310,15 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 Some(client::Event::Authenticated) => break,
                 Some(client::Event::Failed(failed)) => return Err(Box::new(failed).into()),
                 None => {
-                    let exchange = self.exchange(&mut core);
+                    let exchange = self.exchange(core);
                     deadline.bound(Phase::Authentication, exchange).await?;
                 }
             }
         }
-        wallet.succeeded();
+        wallet.succeeded(&config.memory, core.accepted(), core.refused());
         self.took_person = wallet.took_person();
         self.accepted = core.accepted_by().unwrap_or_default().to_owned();
+        self.took_touch = wallet.took_touch();
         config.user.clone_into(&mut self.user);
         self.transport().authenticated();
         self.enter(Phase::Connection);
@@ -264,9 +334,13 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         }
         let message = match self.recv_any().await {
             Ok(message) => message,
-            // Too many tries end so: what was tried says more.
+            // What was tried says more.
             Err(Error::Refused { description, .. }) => {
-                return Err(Box::new(core.failure(Some(description))).into());
+                let failed = match description.contains(TOO_MANY) {
+                    true => core.ran_out(description),
+                    false => core.failure(Some(description)),
+                };
+                return Err(Box::new(failed).into());
             }
             Err(error) => return Err(error),
         };
@@ -352,6 +426,33 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         self.disconnect(reason, &text);
         self.finish().await;
         error
+    }
+}
+
+/// What a login has come to, over one connection or several.
+struct Tries {
+    wallet: Wallet,
+    core: client::Client,
+}
+
+impl Tries {
+    async fn begin(config: &ClientConfig, session_id: &[u8]) -> Self {
+        let (credentials, attendance) = (&config.credentials, config.attendance.clone());
+        let wallet = Wallet::open(credentials, &config.user, attendance, &config.memory).await;
+        let core = client::Client::new(session_id, &config.user, wallet.offers());
+        Self { wallet, core }
+    }
+}
+
+/// Whether a server may have had enough of tries: some just hang up then.
+fn is_end_of_tries(error: &Error) -> bool {
+    match error {
+        Error::AuthenticationFailed(failed) => {
+            let farewell = failed.farewell.as_deref();
+            farewell.is_some_and(|words| words.contains(TOO_MANY))
+        }
+        Error::ConnectionLost { phase } => *phase == Phase::Authentication,
+        _ => false,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key::public::KeyData;
@@ -14,10 +14,15 @@ use super::agent::{self, Agent};
 use super::auth::client::{Offer, Outcome, Questions, Unanswered};
 use super::credential::{AgentKeys, Authorize, Credential, LockedKey, sign};
 use super::known_hosts::{fingerprint, key_type};
+use super::memory::{Mark, Memory};
 use super::person::{Attendance, Password, Person, is_password};
 
 /// Keys of one agent that are offered; a server would not take more tries than this.
 const MAX_AGENT_KEYS: usize = 64;
+
+/// Keys offered before one that is made for the login and all but certain to do, if there are that many that nobody has
+/// named: sshd takes six tries (`MaxAuthTries`), a hardened one four.
+const BEFORE_MADE: usize = 3;
 
 /// Secrets, at the indices of the [`Offer`]s they stand behind.
 pub(super) struct Wallet {
@@ -29,9 +34,8 @@ pub(super) struct Wallet {
     agents: Vec<OpenAgent>,
     /// The password used last, and for which offer.
     used: Option<(usize, Arc<Person>, Password)>,
-    /// The key of an agent that signed last.
-    signed: Option<usize>,
     took_person: bool,
+    took_touch: bool,
 }
 
 enum Secret {
@@ -42,7 +46,8 @@ enum Secret {
         agent: usize,
         /// The key as the agent knows it, which is without a certificate of ours.
         key: Vec<u8>,
-        keys: AgentKeys,
+        /// Whether somebody named it, rather than all that the agent has.
+        is_named: bool,
     },
     Ephemeral {
         key: Box<PrivateKey>,
@@ -62,10 +67,14 @@ struct OpenAgent {
 impl Wallet {
     /// Opens `credentials` for logging in as `user`, connecting to agents. An agent that cannot be
     /// reached offers nothing. Asks for the passphrase of a key that cannot be offered without.
+    ///
+    /// They are offered in the order of the list, but that what `memory` knows to do goes first, and what was refused
+    /// last, and that a key made for the login does not wait for all the keys of an agent.
     pub(super) async fn open(
         credentials: &[Credential],
         user: &str,
         attendance: Option<Attendance>,
+        memory: &Memory,
     ) -> Self {
         let mut wallet = Self {
             user: user.to_owned(),
@@ -74,8 +83,8 @@ impl Wallet {
             secrets: Vec::new(),
             agents: Vec::new(),
             used: None,
-            signed: None,
             took_person: false,
+            took_touch: false,
         };
         for credential in credentials {
             if let Credential::Agent(keys) = credential {
@@ -103,7 +112,50 @@ impl Wallet {
                 Credential::Person(person) => wallet.put_person(person),
             }
         }
+        wallet.arrange(memory, Instant::now());
         wallet
+    }
+
+    /// Puts the offers into the order in which they are made.
+    fn arrange(&mut self, memory: &Memory, now: Instant) {
+        let mut order: Vec<usize> = (0..self.offers.len()).collect();
+        order.sort_by_cached_key(|&offer| memory.prospect(&self.user, &self.mark(offer), now));
+        let is_made = |offer: &usize| matches!(self.secrets[*offer], Secret::Ephemeral { .. });
+        let is_key = |offer: &&usize| matches!(self.offers[**offer], Offer::PublicKey { .. });
+        let is_nameless = |offer: &usize| {
+            let secret = &self.secrets[*offer];
+            matches!(
+                secret,
+                Secret::Agent {
+                    is_named: false,
+                    ..
+                }
+            )
+        };
+        if let Some(at) = order.iter().position(is_made) {
+            let before = &order[..at];
+            let named = before.iter().rposition(|offer| !is_nameless(offer));
+            let earliest = named.map_or(0, |last| last + 1);
+            let keys = |end: usize| before[..end].iter().filter(is_key).count();
+            let place = (earliest..at).find(|&end| keys(end) >= BEFORE_MADE);
+            order[place.unwrap_or(at)..=at].rotate_right(1);
+        }
+        let mut all: Vec<_> = std::mem::take(&mut self.offers)
+            .into_iter()
+            .zip(std::mem::take(&mut self.secrets))
+            .map(Some)
+            .collect();
+        let ordered = order.into_iter().filter_map(|offer| all[offer].take());
+        (self.offers, self.secrets) = ordered.unzip();
+    }
+
+    /// What `offer` is told by from login to login.
+    fn mark(&self, offer: usize) -> Mark {
+        match (&self.offers[offer], &self.secrets[offer]) {
+            (_, Secret::Ephemeral { authorize, .. }) => Mark::Made(authorize.name().to_owned()),
+            (Offer::PublicKey { blob, .. }, _) => Mark::Key(blob.clone()),
+            (other, _) => Mark::Method(other.method()),
+        }
     }
 
     /// What there is to offer, in this order.
@@ -125,6 +177,11 @@ impl Wallet {
     /// Whether somebody did something that they would have to do again for the next login.
     pub(super) fn took_person(&self) -> bool {
         self.took_person
+    }
+
+    /// Whether a security key was touched.
+    pub(super) fn took_touch(&self) -> bool {
+        self.took_touch
     }
 
     async fn open_agent(&mut self, socket: &Path) {
@@ -215,11 +272,10 @@ impl Wallet {
             .iter()
             .position(|agent| agent.keys.contains(&plain));
         if let Some(agent) = in_agent {
-            let keys = AgentKeys::new(&self.agents[agent].socket);
             let secret = Secret::Agent {
                 agent,
                 key: plain,
-                keys,
+                is_named: true,
             };
             self.put_key(blob, label, true, secret);
             return;
@@ -246,7 +302,12 @@ impl Wallet {
             .take(MAX_AGENT_KEYS)
             .cloned()
             .collect();
-        listed.sort_by_key(|key| !keys.is_favourite(key));
+        // One who has a certificate that is valid has it in order to use it.
+        listed.sort_by_key(|key| match is_certificate(key) {
+            true => 2 * u8::from(has_expired(key)),
+            false => 1,
+        });
+        let is_named = keys.only.is_some();
         for key in listed {
             let blob = match &keys.certificate {
                 None => Some(key.clone()),
@@ -269,8 +330,12 @@ impl Wallet {
                 self.put(offer, Secret::None);
                 continue;
             }
-            let keys = keys.clone();
-            self.put_key(blob, label, true, Secret::Agent { agent, key, keys });
+            let secret = Secret::Agent {
+                agent,
+                key,
+                is_named,
+            };
+            self.put_key(blob, label, true, secret);
         }
     }
 
@@ -319,8 +384,8 @@ impl Wallet {
             }
             Some(Secret::Agent { agent, key, .. }) => {
                 let signed = self.agents[*agent].agent.sign(key, algorithm, data).await;
-                self.took_person |= takes_touch(key);
-                self.signed = Some(offer);
+                self.took_touch |= takes_touch(key);
+                self.took_person |= self.took_touch;
                 signed.map_err(|error: agent::Error| {
                     debug!(%error, "ssh-agent did not sign");
                     Outcome::Declined
@@ -385,13 +450,16 @@ impl Wallet {
         }
     }
 
-    /// Notes what has led to success.
-    pub(super) fn succeeded(&self) {
-        if let Some(offer) = self.signed
-            && let Some(Secret::Agent { key, keys, .. }) = self.secrets.get(offer)
-        {
-            keys.favour(key);
-        }
+    /// Has `memory` know which offers were accepted and which refused on the way.
+    pub(super) fn succeeded(
+        &self,
+        memory: &Memory,
+        accepted: impl IntoIterator<Item = usize>,
+        refused: impl IntoIterator<Item = usize>,
+    ) {
+        let accepted = accepted.into_iter().map(|offer| self.mark(offer)).collect();
+        let refused = refused.into_iter().map(|offer| self.mark(offer));
+        memory.note(&self.user, accepted, refused, Instant::now());
     }
 }
 
@@ -429,12 +497,20 @@ fn takes_touch(blob: &[u8]) -> bool {
 fn describe(label: &str, blob: &[u8]) -> String {
     let key_type = key_type(blob).unwrap_or("key");
     let mut text = format!("{label} {key_type} {}", fingerprint(blob));
-    if is_certificate(blob)
-        && let Ok(KeyData::Certificate(certificate)) = parse_public_key(blob).map(KeyData::from)
-        && let Ok(now) = SystemTime::now().duration_since(UNIX_EPOCH)
-        && certificate.valid_before() <= now.as_secs()
-    {
+    if has_expired(blob) {
         text.push_str(" which has expired");
     }
     text
+}
+
+/// Whether `blob` is a certificate whose time is over.
+fn has_expired(blob: &[u8]) -> bool {
+    if !is_certificate(blob) {
+        return false;
+    }
+    let Ok(KeyData::Certificate(certificate)) = parse_public_key(blob).map(KeyData::from) else {
+        return false;
+    };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.is_ok_and(|now| certificate.valid_before() <= now.as_secs())
 }

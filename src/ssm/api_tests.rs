@@ -253,3 +253,87 @@ impl ProvideCredentials for Failing {
         })
     }
 }
+
+/// The policies of the README, which people paste.
+mod policies {
+    use std::collections::BTreeSet;
+
+    use serde_json::Value;
+
+    use super::super::Operation;
+
+    /// For the WebSocket, which is no call of an API.
+    const OPEN_CHANNEL: &str = "ssmmessages:OpenDataChannel";
+
+    fn policies() -> Vec<Value> {
+        let readme = include_str!("../../README.md");
+        let blocks = readme.split("```json\n").skip(1);
+        let blocks = blocks.filter_map(|rest| rest.split("```").next());
+        let parsed = blocks.map(|block| serde_json::from_str(block).unwrap());
+        parsed
+            .filter(|block: &Value| block["Version"] == "2012-10-17")
+            .collect()
+    }
+
+    fn statements(policy: &Value) -> &[Value] {
+        policy["Statement"].as_array().unwrap()
+    }
+
+    /// A member that is one text, or a list of them.
+    fn texts(member: &Value) -> Vec<&str> {
+        match member {
+            Value::Array(list) => list.iter().map(|text| text.as_str().unwrap()).collect(),
+            one => vec![one.as_str().unwrap()],
+        }
+    }
+
+    fn actions(policy: &Value) -> BTreeSet<&str> {
+        let actions = statements(policy).iter();
+        actions.flat_map(|it| texts(&it["Action"])).collect()
+    }
+
+    #[test]
+    fn they_allow_what_is_called_and_nothing_else() {
+        let policies = policies();
+        let allowed: BTreeSet<_> = policies.iter().flat_map(actions).collect();
+        let called = Operation::ALL.into_iter().filter_map(Operation::permission);
+        assert_eq!(allowed, called.chain([OPEN_CHANNEL]).collect());
+        let required = [
+            OPEN_CHANNEL,
+            "ssm:ResumeSession",
+            "ssm:StartSession",
+            "ssm:TerminateSession",
+        ];
+        assert_eq!(actions(&policies[0]), required.into());
+    }
+
+    #[test]
+    fn each_is_as_narrow_as_it_can_be() {
+        for statement in policies().iter().flat_map(statements) {
+            assert_eq!(statement["Effect"], "Allow");
+            let actions = texts(&statement["Action"]);
+            let resources = texts(&statement["Resource"]);
+            // What lists has no resources to name.
+            let lists = |action: &&str| action.contains(":Describe") || action.contains(":Get");
+            let is_list = actions.iter().all(lists);
+            assert_eq!(resources == ["*"], is_list, "{statement}");
+            assert!(actions.iter().all(|it| !it.contains('*')), "{statement}");
+            if actions == ["ssm:StartSession"] {
+                // Where it is lacking in one, other documents may be used: shells, and other hosts behind the machine.
+                let check =
+                    &statement["Condition"]["BoolIfExists"]["ssm:SessionDocumentAccessCheck"];
+                assert_eq!(check, "true", "{statement}");
+                // Documents have no tags, so a condition on one would never be met.
+                let has_document = resources.iter().any(|it| it.contains(":document/"));
+                let has_tag = statement["Condition"].to_string().contains("resourceTag");
+                assert!(!(has_document && has_tag), "{statement}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_operation_is_listed_once() {
+        let names: BTreeSet<_> = Operation::ALL.iter().map(ToString::to_string).collect();
+        assert_eq!(names.len(), Operation::ALL.len());
+    }
+}

@@ -24,6 +24,15 @@ pub enum Error {
         #[source]
         source: ssm::Error,
     },
+    /// The target is out of the service's reach, and it is known why.
+    #[error("{cause}")]
+    Absent {
+        /// What is known of it.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+        /// What a person can do about it.
+        hint: Option<String>,
+    },
     /// The agent is from before sessions could lead to a port.
     #[error("the SSM agent on {target} is too old: before 2.3.672.0 it connects to no port")]
     AgentTooOld {
@@ -78,24 +87,27 @@ impl Error {
                 }
                 other => other.disposition() == Disposition::Fatal,
             },
-            Self::AgentTooOld { .. } => true,
+            Self::Absent { .. } | Self::AgentTooOld { .. } => true,
             Self::Lost { .. } => false,
         }
     }
 
     /// Whether the target is known to be out of the service's reach for now. It may be starting up.
     pub fn is_offline(&self) -> bool {
-        matches!(
-            self,
-            Self::Session { source, .. } | Self::Single { source, .. }
-                if matches!(source, ssm::Error::Api(api::Error::TargetNotConnected(_)))
-        )
+        match self {
+            Self::Absent { .. } => true,
+            Self::Session { source, .. } | Self::Single { source, .. } => {
+                matches!(source, ssm::Error::Api(api::Error::TargetNotConnected(_)))
+            }
+            _ => false,
+        }
     }
 
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Session { source, .. } => source.hint().map(str::to_owned),
+            Self::Absent { hint, .. } => hint.clone(),
             Self::AgentTooOld { target } => Some(update(target)),
             Self::Single { target, source, .. } => match source {
                 ssm::Error::Api(api::Error::AccessDenied { .. }) => Some(format!(

@@ -6,6 +6,7 @@
 mod error;
 mod single;
 mod stream;
+mod witness;
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tracing::{debug, info};
 pub use self::error::Error;
 use self::single::Single;
 pub use self::stream::Stream;
+pub use self::witness::{Asked, Testimony, Witness};
 use crate::report::one_line;
 use crate::smux::{self, SmuxSession};
 use crate::ssm::{self, Journal, SessionEvent, Ssm, SsmSession, StartRequest};
@@ -37,9 +39,26 @@ pub struct Options {
     pub port: u16,
     /// Is told of each SSM session.
     pub journal: Option<Arc<dyn Journal>>,
+    /// Is asked about the target when the service cannot start a session to it.
+    pub witness: Option<Arc<dyn Witness>>,
     /// Owns the tasks of every tunnel; to be waited for before the process exits, so that no SSM session
     /// is left behind, not even one that was still being started.
     pub tracker: TaskTracker,
+}
+
+impl Options {
+    /// Why no session could be started: what the service says, or a witness who knows better.
+    async fn why_not(&self, source: ssm::Error) -> Error {
+        let error = Error::start(&self.target, source);
+        let witness = self.witness.as_ref().filter(|_| error.is_offline());
+        let Some(witness) = witness else {
+            return error;
+        };
+        match witness.ask().await {
+            Some(Testimony { cause, hint }) => Error::Absent { cause, hint },
+            None => error,
+        }
+    }
 }
 
 impl Options {
@@ -161,7 +180,7 @@ impl Tunnel {
                 let version = "before 3.0.222.0".to_owned();
                 (String::new(), Carrier::Single(single(version)))
             }
-            Err(error) => return Err(Error::start(&options.target, error)),
+            Err(error) => return Err(options.why_not(error).await),
         };
         Ok(Self {
             target: options.target.clone(),

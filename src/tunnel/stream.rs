@@ -38,7 +38,7 @@ impl Stream {
     pub fn unread(&self) -> Option<Unread> {
         match &self.0 {
             Carried::Multiplexed(stream) => Some(stream.unread()),
-            Carried::Single { .. } => None,
+            Carried::Single { .. } | Carried::Refused => None,
         }
     }
 

@@ -101,7 +101,8 @@ impl Login {
         Ok(Err(refused))
     }
 
-    /// Opens a stream to sshd and logs in on it; the inner error is a refusal of all credentials.
+    /// Opens a stream to sshd, or several where it takes few tries on each, and logs in; the inner error is a refusal
+    /// of all credentials.
     async fn log_in_as(
         &self,
         user: &str,
@@ -111,13 +112,14 @@ impl Login {
     ) -> Result<Result<Transport, AuthenticationFailed>, Error> {
         let mut refusals = tunnel.refusals();
         let refused_before = *refusals.borrow_and_update();
-        let stream = tunnel.open().await?;
-        let config = ClientConfig {
+        let mut config = ClientConfig {
             credentials,
             attendance,
+            memory: self.users.memory().clone(),
             ..ClientConfig::new(user, Arc::clone(&self.verifier))
         };
-        match Connection::connect(stream, config).await {
+        config.connections = (config.connections / self.users.open()).max(1);
+        match Connection::connect_over(|| tunnel.open(), config).await? {
             Ok(transport) => {
                 debug!(user, sshd = transport.peer_version(), "logged in");
                 Ok(Ok(Transport::new(transport)))

@@ -56,6 +56,8 @@ struct Shared {
     pool: Pool,
     /// Told when a login has succeeded: time to try one for a spare again.
     logged_in: Notify,
+    /// Whether a login has come to an end of which spare ones can learn.
+    has_tried: watch::Sender<bool>,
     /// What sshd said before the last login, for those who log in here.
     banner: Mutex<Option<String>>,
     visitors: Visitors,
@@ -82,6 +84,7 @@ impl Upstream {
             login,
             hold,
             logged_in: Notify::new(),
+            has_tried: watch::Sender::new(false),
             banner: Mutex::default(),
             visitors: Visitors::none(),
             has_served: AtomicBool::new(false),
@@ -227,6 +230,12 @@ impl Upstream {
     /// Keeps transports spare while the tunnel is up, and tells when that is not possible.
     async fn keep_spares(self) {
         let Shared { pool, stop, .. } = &*self.shared;
+        // The first login finds out what fits, and whoever waits for it does not share the way there with another.
+        let mut has_tried = self.shared.has_tried.subscribe();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = has_tried.wait_for(|has_tried| *has_tried) => {}
+        }
         let mut backoff = Backoff::default();
         let mut is_failing = false;
         loop {
@@ -341,7 +350,18 @@ impl Shared {
         attendance: Option<Attendance>,
     ) -> Result<Transport, Error> {
         let _permit = self.link.login_permit().await;
-        self.login.run(tunnel, attendance).await
+        let outcome = self.login.run(tunnel, attendance).await;
+        // Who has had to answer would have to answer for a spare one too.
+        let may_do_alone = match &outcome {
+            Ok(Transport { connection, .. }) => {
+                !connection.took_person() || connection.took_touch()
+            }
+            Err(_) => true,
+        };
+        if may_do_alone {
+            self.has_tried.send_replace(true);
+        }
+        outcome
     }
 
     fn lock_banner(&self) -> MutexGuard<'_, Option<String>> {

@@ -1,8 +1,15 @@
 //! Who to log in as: one name, or several of which the target decides.
 
+use std::future::ready;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::ssh::Memory;
 
 /// The place of the accepted user while none is.
 const NOBODY_YET: usize = usize::MAX;
@@ -12,35 +19,74 @@ const NOBODY_YET: usize = usize::MAX;
 /// Which one the target has accepted is remembered, so that only the first login costs several tries.
 #[derive(Debug)]
 pub struct Users {
-    names: Vec<String>,
+    names: Names,
     accepted: AtomicUsize,
     /// Held by the login that finds out who is accepted.
     search: Mutex<()>,
+    /// What logged them in.
+    memory: Memory,
 }
+
+/// Never empty.
+type Names = Shared<BoxFuture<'static, Arc<Vec<String>>>>;
 
 impl Users {
     /// `likeliest`, and then `others`; one that is there already is tried once.
     pub fn new(likeliest: impl Into<String>, others: impl IntoIterator<Item = String>) -> Self {
-        let mut names = vec![likeliest.into()];
-        for other in others {
-            if !names.contains(&other) {
-                names.push(other);
+        let names = [likeliest.into()].into_iter().chain(others);
+        Self::of(ready(distinct(names)).boxed().shared())
+    }
+
+    /// Those that `names` comes to, which begins at once and is waited for by the first login; `fallback` if those
+    /// are none.
+    pub fn awaited(
+        fallback: String,
+        names: impl Future<Output = Vec<String>> + Send + 'static,
+    ) -> Self {
+        // Ends with the last who may want to know.
+        let task = AbortOnDropHandle::new(tokio::spawn(names));
+        let names = task.map(|names| {
+            let mut names = names.unwrap_or_default();
+            if names.is_empty() {
+                names.push(fallback);
             }
-        }
+            distinct(names)
+        });
+        Self::of(names.boxed().shared())
+    }
+
+    fn of(names: Names) -> Self {
+        // So that those who are known from the beginning are.
+        let _known = names.clone().now_or_never();
         Self {
             names,
             accepted: AtomicUsize::new(NOBODY_YET),
             search: Mutex::default(),
+            memory: Memory::default(),
         }
     }
 
-    /// Waits for the login that is finding out which of several users is accepted, or becomes that login.
+    /// How many of them may be the right one: one when the target has accepted somebody.
+    pub(super) fn open(&self) -> usize {
+        match self.accepted.load(Ordering::Relaxed) {
+            NOBODY_YET => self.known().len().max(1),
+            _ => 1,
+        }
+    }
+
+    /// What logged them in, and what did not.
+    pub(super) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    /// Waits until it is known who there is, and then for the login that is finding out which of several users is accepted;
+    /// or becomes that login.
     ///
     /// An sshd counts refusals by where clients come from, which is the agent for all of ours, and after some it
     /// takes no connections for a while (`PerSourcePenalties`). So no two logins try names at the same time.
     pub(super) async fn search(&self) -> Option<MutexGuard<'_, ()>> {
-        let is_open =
-            || self.names.len() > 1 && self.accepted.load(Ordering::Relaxed) == NOBODY_YET;
+        self.names.clone().await;
+        let is_open = || self.open() > 1;
         if !is_open() {
             return None;
         }
@@ -48,21 +94,36 @@ impl Users {
         is_open().then_some(guard)
     }
 
-    /// In the order in which they are tried: the one accepted last, then the others. Never empty.
+    /// In the order in which they are tried: the one accepted last, then the others. None before they are known, for
+    /// which [`Users::search`] waits.
     pub(crate) fn in_order(&self) -> Vec<&str> {
         let accepted = self.accepted.load(Ordering::Relaxed);
         let mut order: Vec<(usize, &str)> =
-            (0..).zip(self.names.iter().map(String::as_str)).collect();
+            (0..).zip(self.known().iter().map(String::as_str)).collect();
         order.sort_by_key(|(place, _)| *place != accepted);
         order.into_iter().map(|(_, name)| name).collect()
     }
 
     /// Remembers that the target has accepted `user`.
     pub(super) fn accepted(&self, user: &str) {
-        if let Some(place) = self.names.iter().position(|name| name == user) {
+        if let Some(place) = self.known().iter().position(|name| name == user) {
             self.accepted.store(place, Ordering::Relaxed);
         }
     }
+
+    fn known(&self) -> &[String] {
+        self.names.peek().map_or(&[], |names| names)
+    }
+}
+
+fn distinct(names: impl IntoIterator<Item = String>) -> Arc<Vec<String>> {
+    let mut distinct = Vec::new();
+    for name in names {
+        if !distinct.contains(&name) {
+            distinct.push(name);
+        }
+    }
+    Arc::new(distinct)
 }
 
 #[cfg(test)]
@@ -77,7 +138,22 @@ mod tests {
         users.accepted("admin");
         users.accepted("nobody");
         assert_eq!(users.in_order(), ["admin", "ubuntu", "ec2-user", "me"]);
-        assert_eq!(Users::new("root", []).in_order(), ["root"]);
+    }
+
+    #[tokio::test]
+    async fn who_is_not_known_yet_is_waited_for() {
+        let (tell, told) = tokio::sync::oneshot::channel::<Vec<String>>();
+        let users = Users::awaited("me".into(), async { told.await.unwrap_or_default() });
+        let search = users.search();
+        tokio::pin!(search);
+        let early = std::time::Duration::from_millis(1);
+        assert!(tokio::time::timeout(early, &mut search).await.is_err());
+        tell.send(vec!["ubuntu".into(), "me".into()]).unwrap();
+        assert!(search.await.is_some());
+        assert_eq!(users.in_order(), ["ubuntu", "me"]);
+        let nobody = Users::awaited("me".into(), async { Vec::new() });
+        assert!(nobody.search().await.is_none());
+        assert_eq!(nobody.in_order(), ["me"]);
     }
 
     #[tokio::test]

@@ -140,6 +140,26 @@ impl Daemon {
         serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}"))
     }
 
+    /// The next event, which is to be `name`.
+    pub(crate) fn expect(&self, name: &str) -> Value {
+        let event = self.next_event();
+        assert_eq!(event["event"], name, "{event}; stderr:\n{}", self.stderr());
+        event
+    }
+
+    /// Asks an emulator for faults.
+    pub(crate) fn inject(&self, faults: &Value) {
+        self.faults("POST", &faults.to_string());
+    }
+
+    /// What `method` brings at the faults of an emulator: how things stand.
+    pub(crate) fn faults(&self, method: &str, body: &str) -> Value {
+        let answer = super::net::call(self.port(), method, "/faults", "", body.as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").unwrap_or_default();
+        serde_json::from_str(body).unwrap_or_default()
+    }
+
     /// Waits for a line on standard error that begins with `start`, and returns the rest of it.
     pub(crate) fn told(&self, start: &str) -> String {
         loop {

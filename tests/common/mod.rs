@@ -18,6 +18,7 @@ pub(crate) mod net;
 pub(crate) mod process;
 pub(crate) mod pty;
 pub(crate) mod raw;
+pub(crate) mod script;
 pub(crate) mod sshd;
 pub(crate) mod world;
 

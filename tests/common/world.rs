@@ -157,20 +157,39 @@ impl World {
         Some(Self::serve_from_with(sshd, port, directory, args))
     }
 
+    /// Another daemon of the same user for the far end of `serve`, with arguments of its own.
+    pub(crate) fn another(&self, args: &[&str]) -> Daemon {
+        let sshd = self.sshd.as_ref().expect("serve has one");
+        serve_with(
+            self.directory.path(),
+            self.emulator(),
+            &sshd.port.to_string(),
+            &sshd.identity,
+            args,
+        )
+    }
+
+    /// The daemon of this world is replaced by one with `args`.
+    pub(crate) fn serve_again(&mut self, args: &[&str]) {
+        drop(self.daemon.take());
+        let daemon = self.another(args);
+        self.target.port = daemon.port();
+        self.daemon = Some(daemon);
+    }
+
     /// Asks the emulator for faults.
     pub(crate) fn inject(&self, faults: &serde_json::Value) {
-        let answer = self.call_faults("POST", &faults.to_string());
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        self.emulator().inject(faults);
     }
 
     /// Stops the faults that are in force.
     pub(crate) fn clear_faults(&self) {
-        self.call_faults("DELETE", "");
+        self.emulator().faults("DELETE", "");
     }
 
-    fn call_faults(&self, method: &str, body: &str) -> String {
-        let port = self.emulator().port();
-        super::net::call(port, method, "/faults", "", body.as_bytes())
+    /// The daemon in front of the far end.
+    pub(crate) fn daemon(&self) -> &Daemon {
+        self.daemon.as_ref().expect("this far end has one")
     }
 
     /// The emulator of `serve`.
@@ -388,15 +407,6 @@ impl ClientCommand {
 }
 
 /// Starts `ssmshim serve` for the first target of `emulator` and waits until it is ready.
-pub(crate) fn serve(
-    directory: &Path,
-    emulator: &Daemon,
-    ssh_port: &str,
-    identity: &Path,
-) -> Daemon {
-    serve_with(directory, emulator, ssh_port, identity, &[])
-}
-
 fn serve_with(
     directory: &Path,
     emulator: &Daemon,

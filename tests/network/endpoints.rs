@@ -4,6 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
+use rustix::process::Signal;
+
 use crate::common::DEADLINE;
 use crate::common::daemon::Daemon;
 use crate::front::file;
@@ -28,9 +30,12 @@ fn asked_for(variables: &[(&str, &str)], profile: &str) -> String {
             .iter()
             .map(|&(name, value)| (name.into(), value.into())),
     );
-    let _daemon = launch(directory.path(), &environment);
+    let daemon = launch(directory.path(), &environment);
     let (asking, _) = proxy.accept().expect("a connection");
-    first_line(asking)
+    let asked = first_line(asking);
+    // It would wait for the answer, lest a session is left behind.
+    daemon.signal(Signal::KILL);
+    asked
 }
 
 fn launch(directory: &Path, environment: &[(String, String)]) -> Daemon {

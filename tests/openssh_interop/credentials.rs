@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
-use ssmshim::ssh::credential::{AgentKeys, load_certificate, load_identity};
+use russh::keys::PublicKey;
+use ssmshim::ssh::credential::{AgentKeys, Authorize, Authorized, load_certificate, load_identity};
 use ssmshim::ssh::person::{Answer, Answers, Inquiry, Unanswered};
 use ssmshim::ssh::wire::{Reader, WriteExt as _};
-use ssmshim::ssh::{Attendance, Connection, Credential, Error};
+use ssmshim::ssh::{Attendance, Connection, Credential, Error, Memory};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use zeroize::Zeroizing;
@@ -69,6 +71,20 @@ async fn log_in(
 ) -> Result<Connection<tokio::net::TcpStream>, Error> {
     let config = sshd.config(credentials.to_vec());
     Connection::connect(sshd.dial().await, config).await
+}
+
+/// Logs in over as many connections as it takes, by what `memory` knows.
+async fn log_in_knowing(
+    sshd: &Sshd,
+    credentials: &[Credential],
+    memory: &Memory,
+) -> Result<Connection<tokio::net::TcpStream>, Error> {
+    let mut config = sshd.config(credentials.to_vec());
+    config.memory = memory.clone();
+    let dial = async || Ok::<_, std::convert::Infallible>(sshd.dial().await);
+    Connection::connect_over(dial, config)
+        .await
+        .unwrap_or_else(|never| match never {})
 }
 
 #[tokio::test]
@@ -230,53 +246,141 @@ async fn agents_that_will_not_are_passed_over() {
     assert_eq!((accepted("ED25519"), accepted("RSA")), (1, 4));
 }
 
+/// An agent with keys that no server knows.
+async fn agent_of_strangers(sshd: &Sshd, count: usize) -> Option<Agent> {
+    let agent = Agent::start(sshd.path()).await?;
+    for index in 0..count {
+        let path = sshd.path().join(format!("stranger{index}"));
+        let mut command = Command::new("ssh-keygen");
+        run(command
+            .args(["-q", "-t", "ed25519", "-N", "", "-f"])
+            .arg(&path));
+        run(&mut ssh_add(&agent.socket, &[&path.display().to_string()]));
+    }
+    Some(agent)
+}
+
+/// How often a key was refused, and how often a connection was ended for it.
+fn refusals(sshd: &Sshd) -> (usize, usize) {
+    let log = sshd.log();
+    let count = |words| log.matches(words).count();
+    (
+        count("Failed publickey"),
+        count("Too many authentication failures"),
+    )
+}
+
+/// Waits for [`refusals`] to be `expected`: sshd logs what it does a little later.
+async fn refused(sshd: &Sshd, expected: (usize, usize)) {
+    let wait = async {
+        while refusals(sshd) != expected {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
+    assert!(waited.is_ok(), "{:?}", refusals(sshd));
+}
+
 #[tokio::test]
-async fn the_right_key_among_many_is_offered_first_from_then_on() {
+async fn more_keys_than_tries_cost_connections_once() {
     let Some(sshd) = Sshd::new(&[], "") else {
         return;
     };
-    let Some(agent) = Agent::start(sshd.path()).await else {
+    let Some(agent) = agent_of_strangers(&sshd, 12).await else {
         return;
     };
-    let strangers: Vec<_> = (0..9)
-        .map(|index| {
-            let path = sshd.path().join(format!("stranger{index}"));
-            let mut command = Command::new("ssh-keygen");
-            run(command
-                .args(["-q", "-t", "ed25519", "-N", "", "-f"])
-                .arg(&path));
-            path.display().to_string()
-        })
-        .collect();
     let right = make_key(&sshd, "right", &["-t", "ed25519"], "");
-    let right = right.display().to_string();
-    let fill = |count: usize| {
-        run(&mut ssh_add(&agent.socket, &["-D"]));
-        for key in strangers.iter().take(count).chain([&right]) {
-            run(&mut ssh_add(&agent.socket, &[key]));
-        }
-    };
-    let failures = || sshd.log().matches("Failed publickey").count();
-
-    fill(3);
+    run(&mut ssh_add(&agent.socket, &[&right.display().to_string()]));
     let keys = [Credential::Agent(AgentKeys::new(&agent.socket))];
-    log_in(&sshd, &keys).await.unwrap();
-    let before = failures();
-    assert_eq!(before, 3);
-    fill(9);
-    log_in(&sshd, &keys).await.unwrap();
-    assert_eq!(failures(), before);
+    let memory = Memory::default();
+    // Twelve that are refused use up two connections.
+    log_in_knowing(&sshd, &keys, &memory).await.unwrap();
+    refused(&sshd, (12, 2)).await;
+    log_in_knowing(&sshd, &keys, &memory).await.unwrap();
+    assert_eq!(refusals(&sshd), (12, 2), "the right one is first now");
 
-    // Who does not know yet has no chance, and a way out.
-    let keys = [Credential::Agent(AgentKeys::new(&agent.socket))];
+    // On one connection who does not know yet has no chance, and a way out.
     let error = log_in(&sshd, &keys).await.unwrap_err();
     assert!(error.to_string().contains("Too many"), "{error}");
     assert!(error.hint().unwrap().contains("--identity FILE.pub"));
-    let public = std::fs::read_to_string(format!("{right}.pub")).unwrap();
-    let public = russh::keys::PublicKey::from_openssh(&public).unwrap();
+    let public = std::fs::read_to_string(right.with_extension("pub")).unwrap();
+    let public = PublicKey::from_openssh(&public).unwrap();
     let first = AgentKeys::new(&agent.socket).only(&public);
     let keys = [Credential::Agent(first), keys[0].clone()];
     log_in(&sshd, &keys).await.unwrap();
+}
+
+#[tokio::test]
+async fn keys_without_end_are_not_tried_without_end() {
+    let Some(sshd) = Sshd::new(&[], "MaxAuthTries 2") else {
+        return;
+    };
+    let Some(agent) = agent_of_strangers(&sshd, 9).await else {
+        return;
+    };
+    let keys = [Credential::Agent(AgentKeys::new(&agent.socket))];
+    let error = log_in_knowing(&sshd, &keys, &Memory::default()).await;
+    let error = error.unwrap_err();
+    refused(&sshd, (8, 4)).await;
+    assert_eq!(error.to_string().matches("(refused)").count(), 9, "{error}");
+    assert!(error.hint().unwrap().contains("--identity FILE.pub"));
+}
+
+/// What EC2 Instance Connect does: the server takes the key from now on.
+struct Pusher {
+    authorized_keys: PathBuf,
+    pushed: AtomicUsize,
+}
+
+impl Authorize for Pusher {
+    fn name(&self) -> &str {
+        "of a pusher"
+    }
+
+    fn authorize<'a>(&'a self, _user: &'a str, key: &'a PublicKey) -> Authorized<'a> {
+        self.pushed.fetch_add(1, Ordering::Relaxed);
+        let line = key.to_openssh().unwrap();
+        std::fs::write(&self.authorized_keys, line + "\n").unwrap();
+        Box::pin(std::future::ready(true))
+    }
+}
+
+#[tokio::test]
+async fn a_pushed_key_does_not_wait_for_a_full_agent() {
+    // As hardening guides have it.
+    let Some(sshd) = Sshd::new(&[], "MaxAuthTries 4") else {
+        return;
+    };
+    let Some(agent) = agent_of_strangers(&sshd, 12).await else {
+        return;
+    };
+    let pusher = Arc::new(Pusher {
+        authorized_keys: sshd.path().join("authorized_keys"),
+        pushed: AtomicUsize::new(0),
+    });
+    let memory = Memory::default();
+    let keys = [
+        Credential::Agent(AgentKeys::new(&agent.socket)),
+        Credential::Ephemeral(pusher.clone()),
+    ];
+    log_in_knowing(&sshd, &keys, &memory).await.unwrap();
+    refused(&sshd, (3, 0)).await;
+    // A new key each time, and nothing before it.
+    log_in_knowing(&sshd, &keys, &memory).await.unwrap();
+    assert_eq!(refusals(&sshd), (3, 0));
+    assert_eq!(pusher.pushed.load(Ordering::Relaxed), 2);
+    // What somebody has named keeps its place.
+    let mut named = sshd.credentials("rsa2048");
+    named.extend(keys.clone());
+    log_in_knowing(&sshd, &named, &Memory::default())
+        .await
+        .unwrap();
+    // The one named, and two strangers.
+    refused(&sshd, (6, 0)).await;
+    let log = sshd.log();
+    let failed = |line: &&str| line.contains("Failed publickey");
+    let fourth = log.lines().filter(failed).nth(3);
+    assert!(fourth.is_some_and(|line| line.contains("RSA")), "{log}");
 }
 
 #[tokio::test]

@@ -65,9 +65,9 @@ impl Accounts {
             news: broadcast::Sender::new(NEWS),
         });
         if let Some(journal) = &account.journal {
-            let (journal, ssm) = (Arc::clone(journal), account.ssm.clone());
+            let (journal, aws) = (Arc::clone(journal), account.aws.clone());
             let news = account.news.subscribe();
-            tasks.spawn(journal::keep_swept(journal, ssm, news, stop.clone()));
+            tasks.spawn(journal::keep_swept(journal, aws, news, stop.clone()));
         }
         open.insert(key, Arc::clone(&account));
         Ok(account)

@@ -17,7 +17,7 @@ use super::members::{LinkKey, Members};
 use crate::aws::Aws;
 use crate::config::Serve;
 use crate::report::one_line;
-use crate::target::{self, Machine};
+use crate::target::{self, Machine, Wanted};
 
 /// Words remembered. They come from clients, so there must be an end; those of machines that are up are no more than
 /// a few for each.
@@ -38,8 +38,20 @@ const LIST_PATIENCE: Duration = Duration::from_secs(5);
 /// A machine, and how to reach it.
 #[derive(Clone)]
 pub(super) struct Found {
+    /// As far as it is known; `wanted` will know more.
     pub(super) machine: Machine,
     pub(super) account: Arc<Account>,
+    pub(super) wanted: Arc<Wanted>,
+}
+
+impl Found {
+    pub(super) fn new(wanted: Wanted, account: Arc<Account>) -> Self {
+        Self {
+            machine: wanted.known(),
+            account,
+            wanted: Arc::new(wanted),
+        }
+    }
 }
 
 /// Looks for targets.
@@ -179,7 +191,7 @@ pub(super) fn link_key(config: &Serve, found: &Found) -> LinkKey {
 
 async fn search(config: &Serve, account: Arc<Account>) -> Result<Found, Error> {
     match target::resolve(&account.aws, &config.target).await {
-        Ok(machine) => Ok(Found { machine, account }),
+        Ok(machine) => Ok(Found::new(Wanted::of(&account.aws, machine), account)),
         Err(error @ target::Error::Unknown { .. }) => Err(Error::Unknown {
             source: Arc::new(error),
             online: online(&account.aws).await,

@@ -333,6 +333,7 @@ mod tests {
                 target: link.id.clone(),
                 port: link.port,
                 journal: None,
+                witness: None,
                 tracker: TaskTracker::new(),
             },
             login: Login {

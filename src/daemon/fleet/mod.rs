@@ -35,11 +35,12 @@ pub use self::report::{Report, What};
 use super::credentials::Keyring;
 use super::instance_connect::InstanceConnect;
 use super::known_hosts;
-use crate::config::{self, Endpoint, Serve};
+use super::wanted::{self, Inquirer};
+use crate::config::{Endpoint, Serve};
 use crate::server::{self, Targets};
-use crate::target::{self, Machine};
+use crate::target::Wanted;
 use crate::tunnel;
-use crate::upstream::{Login, Upstream, Users, Visit};
+use crate::upstream::{Login, Upstream, Visit};
 
 /// Reports kept for those who are slow to take them.
 const REPORTS: usize = 256;
@@ -238,8 +239,8 @@ impl Shared {
         let config = ways.endpoint.toward(target)?;
         let account = ways.accounts.open(&config, &self.tasks, &self.stop);
         let account = account.await?;
-        let machine = target::resolve(&account.aws, &config.target).await?;
-        let found = Found { machine, account };
+        let wanted = Wanted::find(&account.aws, &config.target).await?;
+        let found = Found::new(wanted, account);
         let link = link_key(&config, &found);
         // It is known by its own name from now on, and by its id where that means the same.
         for name in [target, &found.machine.id] {
@@ -257,12 +258,16 @@ impl Shared {
 impl Ways {
     /// How to reach the machine and to log in there.
     fn plan(&self, config: &Serve, found: &Found) -> Result<Plan, super::Error> {
-        let Found { machine, account } = found;
+        let Found {
+            machine,
+            account,
+            wanted,
+        } = found;
         let ephemeral = InstanceConnect::of(&account.aws, &machine.id);
         Ok(Plan {
             title: machine.title(),
             login: Login {
-                users: users(config, machine),
+                users: wanted::users(config, wanted),
                 credentials: self.keyring.gather(
                     &config.identity,
                     &config.certificate,
@@ -276,23 +281,12 @@ impl Ways {
                 target: machine.id.clone(),
                 port: config.ssh_port,
                 journal: account.journal.clone().map(|journal| journal as _),
+                witness: Some(Arc::new(Inquirer(Arc::clone(wanted)))),
                 tracker: TaskTracker::new(),
             },
             hold: config.hold,
             news: account.news.clone(),
         })
-    }
-}
-
-/// Who to log in as on `machine`: who is configured, or who its platform suggests.
-pub(super) fn users(config: &Serve, machine: &Machine) -> Users {
-    match &config.user {
-        Some(user) => Users::new(user, []),
-        None => {
-            let own = config::own_user();
-            let mut suggested = target::users::of(machine, &own).into_iter();
-            Users::new(suggested.next().unwrap_or(own), suggested)
-        }
     }
 }
 

@@ -77,8 +77,15 @@ impl Journal {
         })
     }
 
-    fn place(&self) -> Place {
-        self.lock().record.place.clone()
+    /// Notes whose sessions these are.
+    fn identify(&self, account: String) {
+        if self.lock().record.account.as_ref() != Some(&account) {
+            self.change(|state| state.record.account = Some(account));
+        }
+    }
+
+    fn record(&self) -> Record {
+        self.lock().record.clone()
     }
 
     /// The sessions of this process that are to be ended yet.

@@ -18,6 +18,9 @@ pub(super) struct Record {
     version: u32,
     machine: Machine,
     pub(super) place: Place,
+    /// The number of the account, once it is known: a profile, or the lack of one, may mean another one tomorrow.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) account: Option<String>,
     /// The Reason given to StartSession, which only sessions of this process have.
     pub(super) reason: String,
     /// Started, and not known to be over.
@@ -76,6 +79,7 @@ impl Record {
             version: VERSION,
             machine: Machine::this(),
             place,
+            account: None,
             reason,
             sessions: BTreeSet::new(),
             dead_since: None,
@@ -85,6 +89,26 @@ impl Record {
     /// Whether a process here may judge whether its owner is alive, and understands it.
     pub(super) fn is_ours_to_judge(&self) -> bool {
         self.version == VERSION && Machine::this().shares_locks_with(&self.machine)
+    }
+
+    /// Whether its sessions can be seen with the credentials of `own`, at the same place.
+    ///
+    /// Another account says of them what it says of those that are over, so nothing may be concluded there. Where an
+    /// account is not known, the ids of sessions tell: they begin with the name of who has started them.
+    pub(super) fn is_visible_to(&self, own: &Self) -> bool {
+        let is_same_account = match (&self.account, &own.account) {
+            (Some(account), Some(own)) => account == own,
+            _ => self
+                .starters()
+                .any(|starter| own.starters().any(|own| own == starter)),
+        };
+        self.place == own.place && is_same_account
+    }
+
+    /// Who has started its sessions, as far as their ids tell.
+    fn starters(&self) -> impl Iterator<Item = &str> {
+        let sessions = self.sessions.iter();
+        sessions.filter_map(|session| Some(session.rsplit_once('-')?.0))
     }
 
     /// Notes that its owner is dead at `now`; says whether that has been so for too long to matter.
@@ -117,6 +141,30 @@ mod tests {
         // What a later version adds is passed over.
         let text = text.replacen('{', "{\"more\":1,", 1);
         assert_eq!(serde_json::from_str::<Record>(&text).unwrap(), written);
+    }
+
+    #[test]
+    fn an_account_sees_its_own_sessions() {
+        let of = |account: Option<&str>, sessions: &[&str]| Record {
+            account: account.map(str::to_owned),
+            sessions: sessions.iter().map(|&id| id.to_owned()).collect(),
+            ..record()
+        };
+        let alice = of(Some("1"), &["alice-01"]);
+        assert!(alice.is_visible_to(&of(Some("1"), &[])));
+        assert!(!alice.is_visible_to(&of(Some("2"), &["alice-02"])));
+        assert!(alice.is_visible_to(&of(None, &["i-am-bob-01", "alice-02"])));
+        for unknown in [&["bob-01"][..], &["alic-e-01"], &["nonsense"], &[]] {
+            assert!(!alice.is_visible_to(&of(None, unknown)), "{unknown:?}");
+        }
+        let elsewhere = Record {
+            place: Place {
+                profile: None,
+                ..alice.place.clone()
+            },
+            ..alice.clone()
+        };
+        assert!(!alice.is_visible_to(&elsewhere));
     }
 
     #[test]

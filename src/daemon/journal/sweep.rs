@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 use uuid::Uuid;
 
-use super::{Files, Journal, Place, Record};
+use super::{Files, Journal, Record};
+use crate::aws::Aws;
 use crate::ssm::{Journal as _, Ssm, api};
 use crate::upstream::News;
 
@@ -25,27 +26,30 @@ const RECORD_BYTES: u64 = 1 << 20;
 /// What nobody can read is kept so long, for somebody to look at.
 const CURIOSITY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
-/// Ends what others have left behind, now and whenever there is a new tunnel, and what this process had to give up,
-/// until `stop`. Failures are for the next time.
+/// Ends what others have left behind and what this process had to give up, whenever there is a new tunnel, until
+/// `stop`. Nothing is asked before the first one: who starts is in a hurry. Failures are for the next time.
 pub(in crate::daemon) async fn keep_swept(
     journal: Arc<Journal>,
-    ssm: Ssm,
+    aws: Aws,
     mut news: broadcast::Receiver<News>,
     stop: CancellationToken,
 ) {
     let sweeping = async {
+        let ssm = aws.ssm();
         loop {
-            sweep(&journal.directory, &journal.place(), &ssm).await;
-            for session_id in journal.given_up() {
-                if terminate(&ssm, &session_id).await {
-                    journal.ended(&session_id);
-                }
+            match news.recv().await {
+                Ok(News::Up { .. }) | Err(RecvError::Lagged(_)) => {}
+                Ok(_) => continue,
+                Err(RecvError::Closed) => return,
             }
-            loop {
-                match news.recv().await {
-                    Ok(News::Up { .. }) | Err(RecvError::Lagged(_)) => break,
-                    Ok(_) => {}
-                    Err(RecvError::Closed) => return,
+            match aws.caller_identity().await {
+                Ok(caller) => journal.identify(caller.account),
+                Err(error) => debug!(%error, "whose sessions these are is not known"),
+            }
+            sweep(&journal.directory, &journal.record(), ssm).await;
+            for session_id in journal.given_up() {
+                if terminate(ssm, &session_id).await {
+                    journal.ended(&session_id);
                 }
             }
         }
@@ -56,12 +60,12 @@ pub(in crate::daemon) async fn keep_swept(
     }
 }
 
-/// Ends the sessions of the dead, as far as they are at `place`.
-pub(super) async fn sweep(directory: &Path, place: &Place, ssm: &Ssm) {
+/// Ends the sessions of the dead, as far as the owner of the record `own` sees them.
+pub(super) async fn sweep(directory: &Path, own: &Record, ssm: &Ssm) {
     let directory = directory.to_owned();
     let found = tokio::task::spawn_blocking(move || estates(&directory)).await;
     for estate in found.unwrap_or_default() {
-        estate.settle(place, ssm).await;
+        estate.settle(own, ssm).await;
     }
 }
 
@@ -156,9 +160,9 @@ fn age(path: &Path) -> Option<Duration> {
 
 impl Estate {
     /// Ends its sessions and removes its files; keeps what could not be done for the next time.
-    async fn settle(mut self, place: &Place, ssm: &Ssm) {
+    async fn settle(mut self, own: &Record, ssm: &Ssm) {
         let is_stale = self.record.is_stale(SystemTime::now());
-        let is_settled = self.record.place == *place && self.end_sessions(ssm).await;
+        let is_settled = self.record.is_visible_to(own) && self.end_sessions(ssm).await;
         if is_settled || is_stale {
             self.files.remove();
         } else if let Err(error) = self.files.write(&self.record) {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::sweep::sweep;
 use super::*;
+use crate::aws::Aws;
 use crate::emulator::{self, Emulator};
 use crate::ssm::{Journal as _, Ssm};
 use crate::upstream::News;
@@ -19,8 +20,12 @@ struct World {
     directory: TempDir,
     emulator: Emulator,
     ssm: Ssm,
+    aws: Aws,
     place: Place,
 }
+
+/// What the emulator tells of everybody.
+const ACCOUNT: &str = "000000000000";
 
 impl World {
     async fn start() -> Self {
@@ -38,6 +43,7 @@ impl World {
         Self {
             directory: tempfile::tempdir().unwrap(),
             emulator,
+            aws: Aws::new(ssm.clone()).unwrap(),
             ssm,
             place,
         }
@@ -48,7 +54,16 @@ impl World {
     }
 
     fn begin(&self) -> Journal {
-        Journal::begin(&self.path(), self.place.clone()).unwrap()
+        let journal = Journal::begin(&self.path(), self.place.clone()).unwrap();
+        journal.identify(ACCOUNT.to_owned());
+        journal
+    }
+
+    /// One who has no sessions, and looks for those of others.
+    fn sweeper(&self, account: Option<&str>) -> Record {
+        let mut own = Record::new(self.place.clone(), "nobody's".into());
+        own.account = account.map(str::to_owned);
+        own
     }
 
     /// Starts a session for the owner of `journal`, who does not hear of it.
@@ -75,7 +90,8 @@ impl World {
     }
 
     async fn sweep(&self) {
-        sweep(&self.path(), &self.place, &self.ssm).await;
+        let own = self.sweeper(Some(ACCOUNT));
+        sweep(&self.path(), &own, &self.ssm).await;
     }
 
     fn files(&self) -> Vec<String> {
@@ -211,6 +227,26 @@ async fn what_is_elsewhere_or_cannot_be_read_is_left_alone() {
     world.stop().await;
 }
 
+/// The same region, endpoint and profile, and other credentials: what is not there may well be open elsewhere.
+#[tokio::test]
+async fn the_sessions_of_another_account_are_left_to_it() {
+    let world = World::start().await;
+    let dead = world.begin();
+    let session_id = world.start_session(&dead).await;
+    let files = kill(dead);
+    for account in [Some("111111111111"), None] {
+        sweep(&world.path(), &world.sweeper(account), &world.ssm).await;
+        assert!(record(&files).sessions.contains(&session_id), "{account:?}");
+    }
+    // Where STS does not answer, who started ours is who started theirs.
+    let mut own = world.sweeper(None);
+    let living = world.begin();
+    own.sessions.insert(world.start_session(&living).await);
+    sweep(&world.path(), &own, &world.ssm).await;
+    assert!(!files.record.exists());
+    world.stop().await;
+}
+
 #[tokio::test]
 async fn what_cannot_be_ended_now_is_kept_for_the_next_time() {
     let world = World::start().await;
@@ -222,7 +258,8 @@ async fn what_cannot_be_ended_now_is_kept_for_the_next_time() {
         .credentials_provider(Credentials::new("DENIED", "any", None, None, "test"))
         .endpoint_url(world.emulator.endpoint());
     let denied = Ssm::from_loader(loader).await.unwrap();
-    sweep(&world.path(), &world.place, &denied).await;
+    let own = world.sweeper(Some(ACCOUNT));
+    sweep(&world.path(), &own, &denied).await;
     assert!(record(&files).sessions.contains(&session_id));
     world.sweep().await;
     assert_eq!(world.files(), [""; 0]);
@@ -238,7 +275,7 @@ async fn what_this_process_gave_up_is_ended_later() {
     let (news, heard) = broadcast::channel(8);
     let sweeping = tokio::spawn(keep_swept(
         Arc::clone(&journal),
-        world.ssm.clone(),
+        world.aws.clone(),
         heard,
         CancellationToken::new(),
     ));

@@ -1,4 +1,8 @@
 //! User authentication as the client: offers are made in order until the server is content.
+//!
+//! A server ends a connection after some refusals, six in OpenSSH (`MaxAuthTries`; the `none` at the beginning does not
+//! count, a key that was only asked about does). The next connection then begins where this one ended: see
+//! [`Client::go_on`].
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -167,6 +171,10 @@ pub struct Client {
     offers: Vec<Offer>,
     /// Whether each offer has been made.
     made: Vec<bool>,
+    /// What came of each offer the last time.
+    outcomes: Vec<Option<Outcome>>,
+    /// Whether anything was refused over this connection.
+    is_refused: bool,
     state: State,
     methods_left: Vec<String>,
     tried: Vec<Attempt>,
@@ -207,24 +215,81 @@ enum Step {
 impl Client {
     /// Starts for the connection `session_id`, logging in as `user` with `offers` in this order.
     pub fn new(session_id: &[u8], user: &str, offers: Vec<Offer>) -> Self {
-        let mut request = Vec::new();
-        request
-            .put_byte(msg::SERVICE_REQUEST)
-            .put_string(USERAUTH_SERVICE);
         Self {
             session_id: session_id.to_vec(),
             user: user.to_owned(),
             server_sig_algs: None,
             made: vec![false; offers.len()],
+            outcomes: vec![None; offers.len()],
+            is_refused: false,
             offers,
             state: State::Service,
             methods_left: Vec::new(),
             tried: Vec::new(),
             accepted_by: None,
             banner_budget: MAX_TEXT_BYTES,
-            output: VecDeque::from([request]),
+            output: VecDeque::from([service_request()]),
             events: VecDeque::new(),
         }
+    }
+
+    /// The server has ended the connection, saying in `words` that there were too many tries, of which the last one
+    /// was refused too.
+    pub fn ran_out(&mut self, words: String) -> AuthenticationFailed {
+        if let State::Offering {
+            offer,
+            step: Step::Query(_) | Step::Verdict { .. },
+        } = self.state
+        {
+            self.note(offer, Outcome::Refused);
+        }
+        self.state = State::Done;
+        self.failure(Some(words))
+    }
+
+    /// Whether another connection would bring more: over this one something was refused, and there is more to offer
+    /// that the server may take.
+    pub fn may_go_on(&self) -> bool {
+        let is_left = |(offer, made): (&Offer, &bool)| {
+            !made && !matches!(offer, Offer::Unavailable { .. }) && self.takes(offer)
+        };
+        let mut offers = self.offers.iter().zip(&self.made);
+        self.is_refused && offers.any(is_left)
+    }
+
+    /// Goes on over another connection, `session_id`, with what was not refused yet.
+    ///
+    /// What was accepted and was not enough is offered again, for the server does not know any more, and so is what
+    /// it did not decide on.
+    pub fn go_on(&mut self, session_id: &[u8]) {
+        session_id.clone_into(&mut self.session_id);
+        for (made, outcome) in self.made.iter_mut().zip(&mut self.outcomes) {
+            *made &= !matches!(outcome, None | Some(Outcome::NotEnough));
+            if !*made {
+                *outcome = None;
+            }
+        }
+        self.server_sig_algs = None;
+        self.is_refused = false;
+        self.state = State::Service;
+        self.methods_left.clear();
+        self.output = VecDeque::from([service_request()]);
+    }
+
+    /// What the server has accepted, if it is content by now: one offer, or several where one is not enough.
+    pub fn accepted(&self) -> impl Iterator<Item = usize> {
+        self.decided(|outcome| matches!(outcome, Outcome::Accepted | Outcome::NotEnough))
+    }
+
+    /// What the server has refused, over all connections.
+    pub fn refused(&self) -> impl Iterator<Item = usize> {
+        self.decided(|outcome| outcome == Outcome::Refused)
+    }
+
+    fn decided(&self, is_meant: impl Fn(Outcome) -> bool) -> impl Iterator<Item = usize> {
+        let outcomes = self.outcomes.iter().enumerate();
+        outcomes
+            .filter_map(move |(offer, outcome)| outcome.filter(|it| is_meant(*it)).map(|_| offer))
     }
 
     /// The next payload to send.
@@ -277,7 +342,10 @@ impl Client {
                 },
             ) => {
                 self.accepted_by = Some(match self.state {
-                    State::Offering { offer, .. } => self.offers[offer].to_string(),
+                    State::Offering { offer, .. } => {
+                        self.outcomes[offer] = Some(Outcome::Accepted);
+                        self.offers[offer].to_string()
+                    }
                     _ => "none".to_owned(),
                 });
                 self.state = State::Done;
@@ -291,7 +359,7 @@ impl Client {
                     step: Step::Query(_) | Step::Verdict { .. },
                     ..
                 },
-            ) => self.refused(reader),
+            ) => self.answered_no(reader),
             // 60 means something else in each method.
             (60, State::Offering { offer, step }) => match (&self.offers[offer], step) {
                 (Offer::PublicKey { .. }, Step::Query(algorithm)) => {
@@ -415,7 +483,7 @@ impl Client {
         Ok(())
     }
 
-    fn refused(&mut self, mut reader: Reader<'_>) -> Result<(), Error> {
+    fn answered_no(&mut self, mut reader: Reader<'_>) -> Result<(), Error> {
         let methods = reader.string()?;
         let partial_success = reader.bool()?;
         self.methods_left = printable(methods, MAX_TEXT_BYTES)
@@ -430,11 +498,13 @@ impl Client {
         };
         match self.state {
             State::Offering { offer, .. } => self.note(offer, outcome),
-            _ => self.tried.push(Attempt {
+            // Once, over however many connections.
+            _ if self.tried.is_empty() => self.tried.push(Attempt {
                 method: "none",
                 label: None,
                 outcome,
             }),
+            _ => {}
         }
         self.offer_next();
         Ok(())
@@ -477,9 +547,7 @@ impl Client {
                 .offers
                 .iter()
                 .zip(&self.made)
-                .position(|(offer, made)| {
-                    !made && self.methods_left.iter().any(|left| left == offer.method())
-                });
+                .position(|(offer, made)| !made && self.takes(offer));
             let Some(offer) = next else {
                 self.state = State::Done;
                 self.events.push_back(Event::Failed(self.failure(None)));
@@ -528,6 +596,11 @@ impl Client {
         }
     }
 
+    /// Whether the server has named the method of `offer` among those that it takes.
+    fn takes(&self, offer: &Offer) -> bool {
+        self.methods_left.iter().any(|left| left == offer.method())
+    }
+
     fn ask_to_sign(&mut self, offer: usize, algorithm: Algorithm) {
         let Offer::PublicKey { blob, .. } = &self.offers[offer] else {
             return;
@@ -568,6 +641,8 @@ impl Client {
             label,
             outcome,
         });
+        self.outcomes[offer] = Some(outcome);
+        self.is_refused |= outcome == Outcome::Refused;
         if was_asked && outcome == Outcome::Refused {
             let tries = self.tried.iter().filter(|tried| tried.method == method);
             self.made[offer] = tries.count() >= MAX_INTERACTIVE_TRIES as usize;
@@ -593,6 +668,14 @@ impl Client {
             .put_string(method);
         request
     }
+}
+
+fn service_request() -> Vec<u8> {
+    let mut request = Vec::new();
+    request
+        .put_byte(msg::SERVICE_REQUEST)
+        .put_string(USERAUTH_SERVICE);
+    request
 }
 
 /// The algorithm to use the key or certificate `blob` with; none for a type of key that is not

@@ -387,6 +387,69 @@ fn endless_questions_are_ended() {
     assert_eq!(endless, Err(Error::TooManyQuestions));
 }
 
+/// A client that has offered `count` of its keys over one connection, all of them refused.
+fn refused(client: &mut Client, count: usize) {
+    for _ in 0..=count {
+        client.handle_input(&failure("publickey", false)).unwrap();
+    }
+    client.output.clear();
+}
+
+#[test]
+fn another_connection_begins_where_one_ended() {
+    let keys = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"];
+    let mut client = client(keys.map(|name| key(name, true)).into());
+    assert!(!client.may_go_on(), "nothing was refused");
+    refused(&mut client, 1);
+    let failed = client.ran_out("Too many".into());
+    assert_eq!(failed.tried.len(), 3, "what was under way was refused too");
+    assert!(client.may_go_on());
+    client.go_on(b"another session");
+    assert_eq!(client.poll_transmit(), Some(service_request()));
+    client.handle_input(&[msg::SERVICE_ACCEPT]).unwrap();
+    assert_eq!(sent_method(&mut client).as_deref(), Some("none"));
+    client.handle_input(&failure("publickey", false)).unwrap();
+    let sent = client.poll_transmit().unwrap();
+    assert!(sent.ends_with(&blob("ssh-rsa")), "the first new one");
+    client
+        .handle_input(&welcome("rsa-sha2-512", &blob("ssh-rsa")))
+        .unwrap();
+    let Some(Event::Sign { offer: 2, data, .. }) = client.poll_event() else {
+        panic!("it is to be signed for");
+    };
+    assert!(data[4..].starts_with(b"another session"));
+    client.signed(Some(b"signature"));
+    client.handle_input(&[msg::USERAUTH_SUCCESS]).unwrap();
+    assert_eq!(client.accepted().collect::<Vec<_>>(), [2]);
+    assert_eq!(client.refused().collect::<Vec<_>>(), [0, 1]);
+}
+
+/// Without a word nothing is known of what was under way, and of several that are wanted all are wanted again.
+#[test]
+fn what_was_not_decided_is_offered_again() {
+    let keys = ["ssh-ed25519", "ecdsa-sha2-nistp256", "ssh-rsa"];
+    let mut client = client(keys.map(|name| key(name, true)).into());
+    client.handle_input(&failure("publickey", false)).unwrap();
+    client.handle_input(&failure("publickey", true)).unwrap();
+    client.handle_input(&failure("publickey", false)).unwrap();
+    assert_eq!(client.refused().collect::<Vec<_>>(), [1]);
+    assert!(!client.may_go_on(), "all were offered");
+    client.go_on(b"another session");
+    let sent = |client: &mut Client| loop {
+        let sent = client.poll_transmit()?;
+        if sent.len() > 60 {
+            return Some(sent);
+        }
+    };
+    client.handle_input(&[msg::SERVICE_ACCEPT]).unwrap();
+    client.handle_input(&failure("publickey", false)).unwrap();
+    assert!(sent(&mut client).unwrap().ends_with(&blob("ssh-ed25519")));
+    client.handle_input(&failure("publickey", true)).unwrap();
+    assert!(sent(&mut client).unwrap().ends_with(&blob("ssh-rsa")));
+    client.handle_input(&failure("publickey", false)).unwrap();
+    assert!(matches!(client.poll_event(), Some(Event::Failed(_))));
+}
+
 #[test]
 fn hints_fit_what_was_tried() {
     let failed = |tried: Vec<Attempt>, left: &str| AuthenticationFailed {

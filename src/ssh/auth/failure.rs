@@ -33,6 +33,8 @@ pub struct Attempt {
 /// What came of an [`Attempt`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
+    /// The server accepted it, and let the user in.
+    Accepted,
     /// The server refused it.
     Refused,
     /// The server accepted it and wanted more.
@@ -69,6 +71,7 @@ pub enum Unanswered {
 impl fmt::Display for Outcome {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Accepted => "accepted",
             Self::Refused => "refused",
             Self::NotEnough => "accepted, not enough",
             Self::Declined => "not available",

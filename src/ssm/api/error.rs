@@ -41,6 +41,36 @@ pub enum Operation {
 }
 
 impl Operation {
+    /// All that is ever called.
+    pub const ALL: [Self; 10] = [
+        Self::Start,
+        Self::Resume,
+        Self::Terminate,
+        Self::DescribeManaged,
+        Self::ConnectionStatus,
+        Self::DescribeSessions,
+        Self::DescribeInstances,
+        Self::SendKey,
+        Self::CallerIdentity,
+        Self::AssumeRole,
+    ];
+
+    /// The IAM action that a policy must allow, where the call needs one.
+    pub fn permission(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Start => "ssm:StartSession",
+            Self::Resume => "ssm:ResumeSession",
+            Self::Terminate => "ssm:TerminateSession",
+            Self::DescribeManaged => "ssm:DescribeInstanceInformation",
+            Self::ConnectionStatus => "ssm:GetConnectionStatus",
+            Self::DescribeSessions => "ssm:DescribeSessions",
+            Self::DescribeInstances => "ec2:DescribeInstances",
+            Self::SendKey => "ec2-instance-connect:SendSSHPublicKey",
+            // Anybody may ask who they are. A role is assumed as somebody else, for whom the role itself decides.
+            Self::CallerIdentity | Self::AssumeRole => return None,
+        })
+    }
+
     /// The service that answers, as people call it.
     pub fn service(self) -> &'static str {
         match self {

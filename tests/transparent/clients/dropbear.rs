@@ -1,9 +1,9 @@
 //! Dropbear's client.
 
-use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::sftp_versions;
 use crate::common::flow::Pattern;
 use crate::common::have;
 use crate::common::net::{Peer, connect, exchange, free_port, serve};
@@ -147,20 +147,7 @@ fn subsystem(world: &World, seen: &mut Seen) {
     let Some(client) = dbclient(world, seen, &["-s"], &["sftp"]) else {
         return;
     };
-    let mut client = client.piped();
-    let mut stdin = client.take_stdin();
-    stdin
-        .write_all(b"\0\0\0\x05\x01\0\0\0\x03")
-        .expect("dbclient reads");
-    // The rest are extensions, of which sshd knows more with each version.
-    let mut version = [0; 9];
-    client
-        .take_stdout()
-        .read_exact(&mut version)
-        .expect("an answer");
-    seen.bytes("version", &version[4..]);
-    drop(stdin);
-    seen.note("ended", client.wait(Duration::from_secs(60)));
+    sftp_versions(seen, client);
 }
 
 /// `-B`: a direct-tcpip channel instead of a session.

@@ -12,11 +12,13 @@ mod paramiko;
 mod putty;
 mod russh;
 
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use crate::common::process::Run;
+use crate::common::script;
 use crate::common::world::World;
-use crate::common::{skip, which};
 use crate::seen::Seen;
 
 /// Makes the cases of a program: each is its run with the name of the case. What a case is about is said there.
@@ -61,18 +63,7 @@ fn build_directory() -> &'static Path {
 /// # Panics
 /// When it fails: it did not get to see what it meant to.
 fn observe(world: &World, seen: &mut Seen, program: Run, case: &str) {
-    let output = program
-        .arg(case)
-        .arg(world.target.port.to_string())
-        .args([
-            &world.target.user,
-            &world.target.identity.display().to_string(),
-        ])
-        .arg(world.text(""))
-        // Nothing of the person at the desk.
-        .env("HOME", world.path(""))
-        .env("SSH_AUTH_SOCK", "")
-        .output();
+    let output = script::log_in(world, program.arg(case)).output();
     let way = if world.daemon.is_some() {
         "through us"
     } else {
@@ -89,30 +80,33 @@ fn observe(world: &World, seen: &mut Seen, program: Run, case: &str) {
 }
 
 /// [`observe`] with a Python script that needs `module`.
-fn python(world: &World, seen: &mut Seen, script: &str, module: &str, case: &str) {
-    // The one that Debian's modules belong to; another can be tried by hand.
-    let python = std::env::var("SSMSHIM_TEST_PYTHON").unwrap_or("/usr/bin/python3".to_owned());
-    let has_module = which(&python).is_some()
-        && Run::new(&python)
-            .args(["-c", &format!("import {module}")])
-            .output()
-            .code
-            == 0;
-    if !has_module {
-        return missing(seen, &format!("{python} with {module}"));
+fn python(world: &World, seen: &mut Seen, source_name: &str, module: &str, case: &str) {
+    match script::python(module) {
+        Ok(python) => observe(world, seen, python.arg(source(source_name)), case),
+        Err(what) => seen.note("skipped", what),
     }
-    let run = Run::new(&python)
-        .args(["-B", "-W", "ignore"])
-        .arg(source(script));
-    observe(world, seen, run, case);
+}
+
+/// Exchanges versions of SFTP with the subsystem that `client` has begun.
+fn sftp_versions(seen: &mut Seen, client: Run) {
+    let mut client = client.piped();
+    let mut stdin = client.take_stdin();
+    stdin
+        .write_all(b"\0\0\0\x05\x01\0\0\0\x03")
+        .expect("the client reads");
+    // The rest are extensions, of which sshd knows more with each version.
+    let mut version = [0; 9];
+    client
+        .take_stdout()
+        .read_exact(&mut version)
+        .expect("an answer");
+    seen.bytes("version", &version[4..]);
+    drop(stdin);
+    seen.note("ended", client.wait(Duration::from_secs(60)));
 }
 
 /// A client that is not installed is a skip at the desk and a failure in CI.
 fn missing(seen: &mut Seen, what: &str) {
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{what} is not installed, and CI must not skip"
-    );
-    skip(&format!("{what} is not installed"));
+    script::missing(what);
     seen.note("skipped", what);
 }

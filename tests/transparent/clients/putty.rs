@@ -1,9 +1,9 @@
 //! PuTTY: `plink`, `pscp`, `psftp`.
 
-use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::sftp_versions;
 use crate::common::files::{make_tree, write_file};
 use crate::common::flow::Pattern;
 use crate::common::have;
@@ -148,20 +148,7 @@ fn subsystem(world: &World, seen: &mut Seen) {
     let Some(putty) = Putty::new(world, seen) else {
         return;
     };
-    let mut plink = putty.plink(&["-s"], &["sftp"]).piped();
-    let mut stdin = plink.take_stdin();
-    stdin
-        .write_all(b"\0\0\0\x05\x01\0\0\0\x03")
-        .expect("plink reads");
-    // The rest are extensions, of which sshd knows more with each version.
-    let mut version = [0; 9];
-    plink
-        .take_stdout()
-        .read_exact(&mut version)
-        .expect("an answer");
-    seen.bytes("version", &version[4..]);
-    drop(stdin);
-    seen.note("ended", plink.wait(Duration::from_secs(60)));
+    sftp_versions(seen, putty.plink(&["-s"], &["sftp"]));
     seen.run("unknown", putty.plink(&["-s"], &["no-such-subsystem"]));
 }
 
