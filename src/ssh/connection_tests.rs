@@ -626,6 +626,69 @@ async fn a_server_that_hangs_up_leaves_what_was_tried() {
     assert_eq!(failed.tried[0].outcome, Outcome::Refused);
 }
 
+/// Refuses whatever is offered by `methods` and ends the connection, as sshd does after six tries.
+fn too_many(message: &[u8], methods: &str) -> Vec<Vec<u8>> {
+    match message[0] {
+        msg::SERVICE_REQUEST => vec![service_accept()],
+        _ if method(message) == b"none" => vec![failure(methods, false)],
+        _ => vec![[&[msg::DISCONNECT], &b"Too many authentication failures"[..]].concat()],
+    }
+}
+
+#[tokio::test]
+async fn one_who_is_barred_is_told_of_the_refusals() {
+    let host_key = Arc::new(HostKey::generate().unwrap());
+    let verifier = Arc::new(PinnedKey::new(host_key.public_blob()));
+    let mut config = ClientConfig::new("alice", verifier);
+    let password = |text: &str| Credential::Password(Arc::new(Zeroizing::new(text.to_owned())));
+    config.credentials = vec![password("wrong"), password("never tried")];
+    let opened = AtomicUsize::new(0);
+    let open = async || {
+        let (near, mut far) = duplex(64 * 1024);
+        match opened.fetch_add(1, Ordering::Relaxed) {
+            0 => {
+                let answer = |message: &[u8]| too_many(message, "password");
+                tokio::spawn(scripted(far, Arc::clone(&host_key), answer));
+            }
+            // As OpenSSH does since 9.8 (PerSourcePenalties).
+            _ => far
+                .write_all(b"Not allowed at this time\r\n")
+                .await
+                .unwrap(),
+        }
+        Ok::<_, std::convert::Infallible>(near)
+    };
+    let result = Connection::connect_over(open, config).await.unwrap();
+    let failed = failed(result.unwrap_err());
+    assert!(failed.farewell.unwrap().contains("Too many"));
+    assert_eq!(failed.tried.last().unwrap().outcome, Outcome::Refused);
+    assert_eq!(opened.load(Ordering::Relaxed), 2);
+}
+
+/// Types a wrong password, and counts how often.
+#[derive(Default)]
+struct Mistaken(AtomicUsize);
+
+impl Answer for Mistaken {
+    fn answer<'a>(&'a self, _inquiry: &'a Inquiry<'a>) -> Answers<'a> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(vec![Zeroizing::new("wrong".to_owned())]) })
+    }
+}
+
+#[tokio::test]
+async fn a_password_that_ends_the_connection_is_not_used_again() {
+    let mistaken = Arc::new(Mistaken::default());
+    let person = Arc::new(Person::new(Arc::clone(&mistaken) as Arc<dyn Answer>));
+    for asked in 1..=2 {
+        let credentials = vec![Credential::Person(Arc::clone(&person))];
+        let result = log_in(credentials, |message| too_many(message, "password"));
+        let failed = failed(result.await.unwrap_err());
+        assert_eq!(failed.tried.last().unwrap().outcome, Outcome::Refused);
+        assert_eq!(mistaken.0.load(Ordering::Relaxed), asked);
+    }
+}
+
 #[tokio::test]
 async fn a_server_that_breaks_the_protocol_is_told() {
     let result = log_in(vec![], |_| vec![vec![msg::USERAUTH_SUCCESS]]);

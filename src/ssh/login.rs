@@ -179,10 +179,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             let Ok(io) = open().await else { break };
             failure = match Self::attempt(io, &config, &mut tries).await {
                 Ok(connection) => return Ok(Ok(connection)),
-                // Barred, most likely; what was refused before says more.
-                Err(Error::ConnectionLost {
-                    phase: Phase::KeyExchange,
-                }) => break,
+                // Barred, most likely, of which OpenSSH 9.8 and later may say a word before the connection ends; what
+                // was refused before says more, and trying again would have us barred for longer.
+                Err(
+                    Error::TurnedAway { .. }
+                    | Error::ConnectionLost {
+                        phase: Phase::KeyExchange,
+                    },
+                ) => break,
                 Err(error) => error,
             };
         }
@@ -204,7 +208,12 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         let mut deadline = Deadline::after(config.deadline);
         match connection.log_in(config, tries, &mut deadline).await {
             Ok(()) => Ok(connection),
-            Err(error) => Err(connection.give_up(error).await),
+            Err(error) => {
+                if let Some(tries) = tries {
+                    tries.forget_refused().await;
+                }
+                Err(connection.give_up(error).await)
+            }
         }
     }
 
@@ -441,6 +450,15 @@ impl Tries {
         let wallet = Wallet::open(credentials, &config.user, attendance, &config.memory).await;
         let core = client::Client::new(session_id, &config.user, wallet.offers());
         Self { wallet, core }
+    }
+
+    /// Takes in what the server refused when it ended the connection: a password that is kept would be the next one too.
+    async fn forget_refused(&mut self) {
+        while let Some(event) = self.core.poll_event() {
+            if let client::Event::Refused { offer } = event {
+                self.wallet.refused(offer).await;
+            }
+        }
     }
 }
 

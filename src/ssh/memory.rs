@@ -7,7 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a refusal counts: somebody may have changed `authorized_keys` meanwhile.
+/// How long a refusal counts: somebody may have changed `authorized_keys` meanwhile. Until then what was refused is
+/// offered last, so that nobody is locked out: a key that is new there is asked for so much later at most.
 const REMEMBERED: Duration = Duration::from_secs(10 * 60);
 
 /// Refusals kept for one user: as many as an agent has keys that are offered, several times over.

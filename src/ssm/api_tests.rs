@@ -261,6 +261,7 @@ mod policies {
     use serde_json::Value;
 
     use super::super::Operation;
+    use crate::ssm::StartRequest;
 
     /// For the WebSocket, which is no call of an API.
     const OPEN_CHANNEL: &str = "ssmmessages:OpenDataChannel";
@@ -308,15 +309,42 @@ mod policies {
     }
 
     #[test]
+    fn they_name_the_documents_that_sessions_are_started_with() {
+        let documents = |policies: &[Value]| -> BTreeSet<String> {
+            let statements = policies.iter().flat_map(statements);
+            let resources = statements.flat_map(|statement| texts(&statement["Resource"]));
+            let documents = resources.filter_map(|arn| arn.rsplit_once(":document/"));
+            documents.map(|(_, name)| name.to_owned()).collect()
+        };
+        let policies = policies();
+        let usual = StartRequest::port_forwarding("i-1", 22).document;
+        let with_old_agents = StartRequest::single_port("i-1", 22).document;
+        assert_eq!(
+            documents(&policies[..1]),
+            usual.clone().into_iter().collect()
+        );
+        let both = usual.into_iter().chain(with_old_agents).collect();
+        assert_eq!(documents(&policies), both);
+    }
+
+    #[test]
     fn each_is_as_narrow_as_it_can_be() {
         for statement in policies().iter().flat_map(statements) {
             assert_eq!(statement["Effect"], "Allow");
             let actions = texts(&statement["Action"]);
             let resources = texts(&statement["Resource"]);
-            // What lists has no resources to name.
-            let lists = |action: &&str| action.contains(":Describe") || action.contains(":Get");
-            let is_list = actions.iter().all(lists);
-            assert_eq!(resources == ["*"], is_list, "{statement}");
+            // What lists has no resources to name, and neither has any action of the message gateway.
+            let is_wide = |action: &&str| {
+                action.contains(":Describe") || action.contains(":Get") || *action == OPEN_CHANNEL
+            };
+            let is_wide = actions.iter().all(is_wide);
+            assert_eq!(resources == ["*"], is_wide, "{statement}");
+            if resources.iter().any(|it| it.contains(":session/")) {
+                // Ids of sessions begin with the name of a user or of a role's session, `aws:userid` with an id.
+                let owner = &statement["Condition"]["StringEquals"];
+                let owner = &owner["ssm:resourceTag/aws:ssmmessages:session-id"];
+                assert_eq!(owner, "${aws:userid}", "{statement}");
+            }
             assert!(actions.iter().all(|it| !it.contains('*')), "{statement}");
             if actions == ["ssm:StartSession"] {
                 // Where it is lacking in one, other documents may be used: shells, and other hosts behind the machine.

@@ -104,6 +104,18 @@ impl Error {
         ))
     }
 
+    /// Whether a login that nobody waits for would end the same way: nobody could have answered for it.
+    pub(super) fn befalls_all(&self) -> bool {
+        let Self::Login { source, .. } = self else {
+            return false;
+        };
+        match &**source {
+            ssh::Error::AuthenticationFailed(failed) => !failed.takes_answers(),
+            ssh::Error::HostKey(_) => true,
+            _ => false,
+        }
+    }
+
     /// Whether the target is known to be out of the service's reach for now. It may be starting up.
     pub fn is_offline(&self) -> bool {
         matches!(self, Self::Tunnel(error) if error.is_offline())

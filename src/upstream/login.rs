@@ -57,13 +57,19 @@ impl Login {
             };
             users.retain(takes_answers);
         }
-        let credentials = &self.credentials;
+        // Tries are few: what was refused just now would use up those that are left for somebody who answers.
+        let is_wanted = |credential: &&Credential| {
+            credential.is_person()
+                || refused.is_empty()
+                || refused.iter().any(AuthenticationFailed::is_half_in)
+        };
+        let credentials: Vec<_> = self.credentials.iter().filter(is_wanted).cloned().collect();
         match self
-            .try_all(&users, credentials, tunnel, &attendance)
+            .try_all(&users, &credentials, tunnel, &attendance)
             .await?
         {
             Ok(transport) => Ok(transport),
-            // Those who were tried last come first, for they were tried with everything.
+            // Those who were tried last come first.
             Err(last) => Err(refusal(tunnel, last.into_iter().chain(refused))),
         }
     }
@@ -155,7 +161,11 @@ fn refusal(tunnel: &Tunnel, refused: impl IntoIterator<Item = AuthenticationFail
     let source = match refused.next() {
         Some(mut first) => {
             for other in refused {
-                if other.user != first.user && !first.others.contains(&other.user) {
+                if other.user == first.user {
+                    let earlier = other.tried.into_iter();
+                    let earlier: Vec<_> = earlier.filter(|it| !first.tried.contains(it)).collect();
+                    first.tried.splice(0..0, earlier);
+                } else if !first.others.contains(&other.user) {
                     first.others.push(other.user);
                 }
             }

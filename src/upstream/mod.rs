@@ -56,8 +56,8 @@ struct Shared {
     pool: Pool,
     /// Told when a login has succeeded: time to try one for a spare again.
     logged_in: Notify,
-    /// Whether a login has come to an end of which spare ones can learn.
-    has_tried: watch::Sender<bool>,
+    /// How the last login has ended of which spare ones can learn.
+    tried: watch::Sender<Option<Result<(), Error>>>,
     /// What sshd said before the last login, for those who log in here.
     banner: Mutex<Option<String>>,
     visitors: Visitors,
@@ -84,7 +84,7 @@ impl Upstream {
             login,
             hold,
             logged_in: Notify::new(),
-            has_tried: watch::Sender::new(false),
+            tried: watch::Sender::new(None),
             banner: Mutex::default(),
             visitors: Visitors::none(),
             has_served: AtomicBool::new(false),
@@ -231,11 +231,14 @@ impl Upstream {
     async fn keep_spares(self) {
         let Shared { pool, stop, .. } = &*self.shared;
         // The first login finds out what fits, and whoever waits for it does not share the way there with another.
-        let mut has_tried = self.shared.has_tried.subscribe();
-        tokio::select! {
+        let mut tried = self.shared.tried.subscribe();
+        // Who was refused is about to leave, which may be the end of this; but a refusal is to be told.
+        let first = tokio::select! {
+            biased;
+            first = tried.wait_for(Option::is_some) => first.ok().and_then(|first| first.clone()),
             () = stop.cancelled() => return,
-            _ = has_tried.wait_for(|has_tried| *has_tried) => {}
-        }
+        };
+        let mut refusal = first.and_then(Result::err).filter(Error::befalls_all);
         let mut backoff = Backoff::default();
         let mut is_failing = false;
         loop {
@@ -243,12 +246,17 @@ impl Upstream {
             let mut logged_in = pin!(self.shared.logged_in.notified());
             logged_in.as_mut().enable();
             let spare = async {
+                // A login just like it was refused just now: once more is no use, and sshd counts.
+                if let Some(refusal) = refusal.take() {
+                    return Err(refusal);
+                }
                 pool.is_short().await;
                 self.shared.log_in(&mut None, None).await
             };
             let spare = tokio::select! {
-                () = stop.cancelled() => return,
+                biased;
                 spare = spare => spare,
+                () = stop.cancelled() => return,
             };
             let error = match spare {
                 Ok(transport) => {
@@ -351,15 +359,18 @@ impl Shared {
     ) -> Result<Transport, Error> {
         let _permit = self.link.login_permit().await;
         let outcome = self.login.run(tunnel, attendance).await;
-        // Who has had to answer would have to answer for a spare one too.
-        let may_do_alone = match &outcome {
-            Ok(Transport { connection, .. }) => {
-                !connection.took_person() || connection.took_touch()
+        let lesson = match &outcome {
+            // Who has had to answer would have to answer for a spare one too.
+            Ok(Transport { connection, .. })
+                if connection.took_person() && !connection.took_touch() =>
+            {
+                None
             }
-            Err(_) => true,
+            Ok(_) => Some(Ok(())),
+            Err(error) => Some(Err(error.clone())),
         };
-        if may_do_alone {
-            self.has_tried.send_replace(true);
+        if lesson.is_some() {
+            self.tried.send_replace(lesson);
         }
         outcome
     }

@@ -20,6 +20,8 @@ pub(crate) struct Foreign {
 pub(crate) struct State {
     /// Who is let in with any key.
     pub(crate) with_key: Option<String>,
+    /// Keys refused.
+    pub(crate) keys: AtomicUsize,
     /// Codes accepted.
     pub(crate) codes: AtomicUsize,
     /// Logins begun with a password or with answers.
@@ -104,6 +106,7 @@ impl Handler for Login {
         Ok(if self.state.with_key.as_deref() == Some(user) {
             Auth::Accept
         } else {
+            self.state.keys.fetch_add(1, Ordering::Relaxed);
             Auth::reject()
         })
     }

@@ -120,11 +120,14 @@ fn the_likeliest_user_is_asked_about_when_no_key_is_accepted() {
     if !have("ssh") {
         return;
     }
-    let (far, _foreign, identity) = elsewhere(None);
+    let (far, foreign, identity) = elsewhere(None);
     let identity = identity.display().to_string();
     let mut daemon = far.serve(&["--identity", &identity]);
     let question = format!("[{} on {}] password: ", user(), far.target());
-    daemon.answer(&question, "xyzzy-42");
+    daemon.expect(&question);
+    let keys = foreign.state.keys.load(Ordering::Relaxed);
+    assert_eq!(keys, 2, "once for each user, for tries are few");
+    daemon.terminal().keys("xyzzy-42\r");
     daemon.ready();
     for _ in 0..3 {
         daemon.works();

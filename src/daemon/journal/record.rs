@@ -91,18 +91,23 @@ impl Record {
         self.version == VERSION && Machine::this().shares_locks_with(&self.machine)
     }
 
-    /// Whether its sessions can be seen with the credentials of `own`, at the same place.
+    /// Whether its sessions can be seen with the credentials of `own`, at the same place; none where that cannot be
+    /// told.
     ///
     /// Another account says of them what it says of those that are over, so nothing may be concluded there. Where an
     /// account is not known, the ids of sessions tell: they begin with the name of who has started them.
-    pub(super) fn is_visible_to(&self, own: &Self) -> bool {
-        let is_same_account = match (&self.account, &own.account) {
-            (Some(account), Some(own)) => account == own,
-            _ => self
-                .starters()
-                .any(|starter| own.starters().any(|own| own == starter)),
-        };
-        self.place == own.place && is_same_account
+    pub(super) fn is_visible_to(&self, own: &Self) -> Option<bool> {
+        if self.place != own.place {
+            return Some(false);
+        }
+        if let (Some(account), Some(own)) = (&self.account, &own.account) {
+            return Some(account == own);
+        }
+        // A process that was killed while it started its first session knows of none.
+        self.starters().next()?;
+        own.starters().next()?;
+        let is_own = |starter| own.starters().any(|own| own == starter);
+        Some(self.starters().any(is_own))
     }
 
     /// Who has started its sessions, as far as their ids tell.
@@ -151,12 +156,19 @@ mod tests {
             ..record()
         };
         let alice = of(Some("1"), &["alice-01"]);
-        assert!(alice.is_visible_to(&of(Some("1"), &[])));
-        assert!(!alice.is_visible_to(&of(Some("2"), &["alice-02"])));
-        assert!(alice.is_visible_to(&of(None, &["i-am-bob-01", "alice-02"])));
-        for unknown in [&["bob-01"][..], &["alic-e-01"], &["nonsense"], &[]] {
-            assert!(!alice.is_visible_to(&of(None, unknown)), "{unknown:?}");
-        }
+        let is_visible_to =
+            |account, sessions: &[&str]| alice.is_visible_to(&of(account, sessions));
+        assert_eq!(is_visible_to(Some("1"), &[]), Some(true));
+        assert_eq!(is_visible_to(Some("2"), &["alice-02"]), Some(false));
+        assert_eq!(
+            is_visible_to(None, &["i-am-bob-01", "alice-02"]),
+            Some(true)
+        );
+        assert_eq!(is_visible_to(None, &["bob-01"]), Some(false));
+        assert_eq!(is_visible_to(None, &["alic-e-01"]), Some(false));
+        assert_eq!(is_visible_to(None, &["nonsense"]), None);
+        assert_eq!(is_visible_to(None, &[]), None);
+        assert_eq!(of(None, &[]).is_visible_to(&alice), None);
         let elsewhere = Record {
             place: Place {
                 profile: None,
@@ -164,7 +176,7 @@ mod tests {
             },
             ..alice.clone()
         };
-        assert!(!alice.is_visible_to(&elsewhere));
+        assert_eq!(alice.is_visible_to(&elsewhere), Some(false));
     }
 
     #[test]

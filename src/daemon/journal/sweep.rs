@@ -162,12 +162,22 @@ impl Estate {
     /// Ends its sessions and removes its files; keeps what could not be done for the next time.
     async fn settle(mut self, own: &Record, ssm: &Ssm) {
         let is_stale = self.record.is_stale(SystemTime::now());
-        let is_settled = self.record.is_visible_to(own) && self.end_sessions(ssm).await;
+        let is_visible = match self.record.is_visible_to(own) {
+            Some(is_visible) => is_visible,
+            None => self.is_known_to(ssm).await,
+        };
+        let is_settled = is_visible && self.end_sessions(ssm).await;
         if is_settled || is_stale {
             self.files.remove();
         } else if let Err(error) = self.files.write(&self.record) {
             debug!(%error, "cannot update a record of sessions");
         }
+    }
+
+    /// Whether the account of `ssm` has sessions that bear its mark, as those of no other process do.
+    async fn is_known_to(&self, ssm: &Ssm) -> bool {
+        let found = ssm.sessions_started_for(&self.record.reason).await;
+        found.is_ok_and(|found| !found.is_empty())
     }
 
     /// Says whether nothing is left.

@@ -125,6 +125,11 @@ impl AuthenticationFailed {
         self.methods_left.iter().any(takes)
     }
 
+    /// Whether the server accepted something and wanted more.
+    pub fn is_half_in(&self) -> bool {
+        self.has(Outcome::NotEnough)
+    }
+
     fn has(&self, outcome: Outcome) -> bool {
         self.tried.iter().any(|attempt| attempt.outcome == outcome)
     }
