@@ -217,6 +217,12 @@ impl Ssm {
         }
     }
 
+    /// Whether somebody is being asked for what takes part in the credentials.
+    pub(crate) fn is_asking(&self) -> bool {
+        let preparation = self.preparation.as_ref();
+        preparation.is_some_and(|preparation| preparation.is_asking())
+    }
+
     /// Draws the conclusions from `error`: credentials that have expired are not used again.
     pub(crate) fn concluded(&self, error: Error) -> Error {
         match (&error, &self.preparation) {

@@ -64,7 +64,7 @@ pub enum Error {
         /// How long it was waited for.
         held: Duration,
     },
-    /// Somebody was asked for a password or the like, and has not answered yet.
+    /// Somebody was asked for a password, a code or the like, and has not answered yet.
     #[error("waiting for an answer on the daemon's terminal")]
     Unanswered,
     /// The daemon is stopping.

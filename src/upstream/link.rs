@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use super::driver::{self, Outlets};
 use super::error::Error;
 use super::state::{Absence, News, Outage, State};
+use crate::ssm::Ssm;
 use crate::tunnel::{self, Tunnel};
 
 /// The way to a target; clones share it.
@@ -24,6 +25,7 @@ pub struct Link {
 
 struct Shared {
     target: String,
+    ssm: Ssm,
     state: watch::Receiver<State>,
     news: broadcast::Sender<News>,
     absence: watch::Receiver<Option<Absence>>,
@@ -48,7 +50,7 @@ impl Link {
         let stop = CancellationToken::new();
         let tasks = options.tracker.clone();
         let wanted = Arc::new(Notify::new());
-        let target = options.target.clone();
+        let (target, ssm) = (options.target.clone(), options.ssm.clone());
         let (publish_state, state) = watch::channel(State::Dialing);
         let (publish_absence, absence) = watch::channel(Some(Absence {
             since: Instant::now().into_std(),
@@ -68,6 +70,7 @@ impl Link {
         Self {
             shared: Arc::new(Shared {
                 target,
+                ssm,
                 state,
                 news,
                 absence,
@@ -182,6 +185,11 @@ impl Link {
     /// Why nobody was let through although they have waited for `held`.
     pub(super) fn why_not(&self, held: Duration, last_failure: Option<Error>) -> Error {
         match &*self.shared.state.borrow() {
+            State::Dialing | State::Resuming { .. } | State::Redialing(_)
+                if self.shared.ssm.is_asking() =>
+            {
+                Error::Unanswered
+            }
             State::Resuming { outage, .. } => self.away(outage, true),
             State::Silent { outage, .. } => Error::Silent {
                 target: self.shared.target.clone(),

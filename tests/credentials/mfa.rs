@@ -4,11 +4,11 @@ use std::fs;
 
 use crate::account::{Account, CODE, ROLES};
 use crate::common::daemon::PROGRAM;
-use crate::common::have;
 use crate::common::process::Run;
 use crate::common::pty::Terminal;
 use crate::common::sshd::Sshd;
 use crate::common::world::user;
+use crate::common::{have, until};
 
 const QUESTION: &str = "[work] Enter MFA code for arn:aws:iam::123456789012:mfa/ann: ";
 const ROLE: &str = "arn:aws:iam::123456789012:role/admin-mfa";
@@ -89,6 +89,24 @@ fn nobody_is_asked_without_a_terminal() {
     account.refuses(&["--profile", "over"], &[], [&problem, &hint("over")]);
 }
 
+/// As the AWS CLI has it: keys and a role under one name are the keys, where others start from it.
+#[test]
+fn keys_come_before_the_role_beside_them() {
+    let account = Account::new(
+        "[profile work]\nrole_arn = arn:aws:iam::123456789012:role/admin-mfa\nsource_profile = both\n\
+         mfa_serial = arn:aws:iam::123456789012:mfa/ann\n\
+         [profile both]\naws_access_key_id = AKIDUSER\naws_secret_access_key = secret\n\
+         role_arn = arn:aws:iam::123456789012:role/DENIED\nsource_profile = both\n",
+    );
+    let mut terminal = account.attended(&LIST, &[]);
+    terminal.expect(QUESTION);
+    terminal.keys(&format!("{CODE}\r"));
+    terminal.expect("i-0123456789abcdef0");
+    assert_eq!(terminal.finish(), 0);
+    assert_eq!(account.calls("AssumeRole"), 1);
+    account.until_called("AssumeRole", "user/emulator");
+}
+
 #[test]
 fn no_code_is_wasted_on_a_source_that_fails() {
     let account = Account::new(
@@ -145,6 +163,8 @@ fn a_resume_asks_again() {
             &identity,
             "--listen",
             "127.0.0.1:0",
+            "--hold",
+            "5",
             "--log",
             "trace",
         ],
@@ -172,7 +192,13 @@ fn a_resume_asks_again() {
             ])
             .args(["127.0.0.1", command])
     };
-    let mut open = ssh("read line; echo got $line").piped();
+    let is_open = account.home().join("is-open");
+    let mut open = ssh(&format!(
+        ": > {}; read line; echo got $line",
+        is_open.display()
+    ))
+    .piped();
+    until("a command that runs", || is_open.exists().then_some(()));
     log += &daemon.expect("Ctrl-C stops.");
     fs::remove_dir_all(account.home().join(".aws/cli")).expect("it was kept there");
     account.inject(
@@ -183,6 +209,12 @@ fn a_resume_asks_again() {
         "[work] the credentials of {ROLE} have expired; what is connected goes on meanwhile"
     ));
     log += &daemon.expect(QUESTION);
+    let told = ssh("true").output();
+    assert!(
+        told.stderr
+            .contains("waiting for an answer on the daemon's terminal"),
+        "{told:?}"
+    );
     daemon.keys(&format!("{CODE}\r"));
     let resumed = daemon.expect("resumed after");
     assert!(!resumed.contains("Enter MFA code"), "asked once: {resumed}");

@@ -85,9 +85,14 @@ impl Selected {
 pub(super) fn flag(profile: &str) -> String {
     match profile {
         "default" => String::new(),
-        name if name.contains(char::is_whitespace) => format!(" --profile \"{name}\""),
-        name => format!(" --profile {name}"),
+        name if name.chars().all(is_plain) => format!(" --profile {name}"),
+        name => format!(" --profile '{}'", name.replace('\'', r"'\''")),
     }
+}
+
+/// Whether a shell takes `character` for itself.
+fn is_plain(character: char) -> bool {
+    character.is_alphanumeric() || "-_.:/@%+=,".contains(character)
 }
 
 /// The files of the AWS configuration, with `profile` selected in them.
@@ -112,13 +117,21 @@ pub(super) async fn read(profile: &str) -> Result<ProfileSet, Error> {
 /// The files that are read: configuration and credentials.
 pub(super) fn paths() -> [PathBuf; 2] {
     let path = |name, usual| match variable(name) {
-        Some(path) => PathBuf::from(path),
+        Some(path) => below_home(&path, home()),
         None => home().unwrap_or_default().join(usual),
     };
     [
         path("AWS_CONFIG_FILE", ".aws/config"),
         path("AWS_SHARED_CREDENTIALS_FILE", ".aws/credentials"),
     ]
+}
+
+/// `path`, whose `~` nobody has replaced: a service's environment knows no shell.
+fn below_home(path: &str, home: Option<PathBuf>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
 }
 
 /// Where the AWS CLI has its files.
@@ -160,6 +173,8 @@ pub(super) fn list(profiles: &ProfileSet) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::super::chain::tests::profiles;
     use super::*;
 
@@ -182,7 +197,30 @@ mod tests {
         assert!(
             error
                 .hint()
-                .starts_with("`aws configure --profile \"a b\"` makes one")
+                .starts_with("`aws configure --profile 'a b'` makes one")
         );
+    }
+
+    #[test]
+    fn commands_are_those_that_a_shell_understands() {
+        for (name, flag) in [
+            ("default", ""),
+            ("work-1/eu.dev@corp", " --profile work-1/eu.dev@corp"),
+            ("b\u{fc}ro", " --profile b\u{fc}ro"),
+            ("it's $HOME", r" --profile 'it'\''s $HOME'"),
+        ] {
+            assert_eq!(super::flag(name), flag);
+        }
+    }
+
+    #[test]
+    fn a_home_is_found_as_the_sdk_finds_it() {
+        let home = || Some(PathBuf::from("/home/ann"));
+        assert_eq!(
+            below_home("~/aws/config", home()),
+            Path::new("/home/ann/aws/config")
+        );
+        assert_eq!(below_home("~ann/config", home()), Path::new("~ann/config"));
+        assert_eq!(below_home("~/config", None), Path::new("~/config"));
     }
 }

@@ -6,6 +6,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::process;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use aws_credential_types::Credentials;
@@ -22,6 +24,9 @@ use crate::aws::sts::Assumed;
 
 /// Session tokens have a few KiB at the most.
 const FILE_BYTES: u64 = 64 << 10;
+
+/// Files that were written: several at the same time do not write into each other's.
+static WRITTEN: AtomicU32 = AtomicU32::new(0);
 
 /// The directory of such files.
 #[derive(Debug)]
@@ -76,7 +81,8 @@ impl Cache {
             .mode(0o700)
             .create(&self.directory)?;
         let path = self.path(link);
-        let partial = path.with_extension(format!("{}.new", std::process::id()));
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let partial = path.with_extension(format!("{}-{number}.new", process::id()));
         let written = OpenOptions::new()
             .write(true)
             .create(true)
@@ -263,6 +269,32 @@ mod tests {
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
         fs::write(&path, "{").unwrap();
         assert!(cache.load(&link()).is_none());
+    }
+
+    #[test]
+    fn whoever_writes_it_it_is_whole() {
+        let home = tempfile::tempdir().unwrap();
+        let cache = Cache::below(home.path());
+        std::thread::scope(|scope| {
+            for writer in 1..5 {
+                let token = "token".repeat(writer * 100);
+                let expires = UNIX_EPOCH + Duration::from_secs(1_790_000_000);
+                let cache = &cache;
+                scope.spawn(move || {
+                    let credentials =
+                        Credentials::new("ASIA", "secret", Some(token), Some(expires), "");
+                    let assumed = Assumed {
+                        credentials,
+                        arn: String::new(),
+                        role_id: String::new(),
+                    };
+                    for _ in 0..50 {
+                        cache.store(&link(), &assumed).unwrap();
+                        assert!(cache.load(&link()).is_some());
+                    }
+                });
+            }
+        });
     }
 
     #[test]

@@ -86,10 +86,12 @@ impl Chain {
                     None => Base::Profile(name),
                 };
             };
-            let is_source = referrer.is_some();
-            let Some(link) = Link::of(profile).filter(|_| !(is_source && has_keys(profile))) else {
+            let Some(link) = Link::of(profile) else {
                 break Base::Profile(name);
             };
+            if referrer.is_some() && has_keys(profile) {
+                break Base::KeysOf(name);
+            }
             links.push(link);
             let text = |key| profile.get(key).map(str::to_owned);
             match (text("source_profile"), text("credential_source")) {
@@ -218,7 +220,8 @@ credential_source = Environment
     async fn roles_are_assumed_from_the_far_end() {
         let profiles = profiles(CONFIG).await;
         let deep = Chain::of(&profiles, "deep").unwrap();
-        assert_eq!(deep.base, Base::Profile("user".into()));
+        // Not its role.
+        assert_eq!(deep.base, Base::KeysOf("user".into()));
         assert!(deep.needs_code());
         let [admin, deep] = &deep.links[..] else {
             panic!("{deep:?}")

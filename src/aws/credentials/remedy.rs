@@ -30,6 +30,14 @@ pub(super) fn of_need(role_arn: &str, serial: &str, selected: &Selected, why: &s
     )
 }
 
+/// A role whose credentials are over when they come.
+pub(super) fn of_no_time(role_arn: &str) -> Unavailable {
+    Unavailable::new(
+        format!("the credentials of role {role_arn} have expired as soon as they are given"),
+        "check the clock of this computer",
+    )
+}
+
 /// A source that does not answer.
 pub(super) fn of_silence(selected: &Selected, patience: Duration) -> Unavailable {
     Unavailable::new(

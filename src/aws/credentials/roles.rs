@@ -34,7 +34,7 @@ pub(super) struct Roles {
 #[derive(Debug, Clone)]
 pub(super) struct Need {
     /// Its place in the chain.
-    at: usize,
+    pub(super) at: usize,
     pub(super) role_arn: String,
     pub(super) serial: String,
     /// There were credentials, which have expired while we run.
@@ -77,7 +77,7 @@ impl Roles {
     /// [`Failure`]. What was assumed on the way is kept.
     pub(super) async fn resolve(
         &mut self,
-        answer: Option<(&Need, &Zeroizing<String>)>,
+        answer: Option<(Need, Zeroizing<String>)>,
         refused: Option<&str>,
     ) -> Result<Credentials, Failure> {
         let mut begin = 0;
@@ -98,7 +98,7 @@ impl Roles {
                 .map_err(Failure::Base)?,
         };
         for at in begin..self.links.len() {
-            let code = answer.filter(|(need, _)| need.at == at);
+            let code = answer.as_ref().filter(|(need, _)| need.at == at);
             credentials = self
                 .assume(at, &credentials, code.map(|(_, code)| code))
                 .await?;

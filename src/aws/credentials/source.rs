@@ -1,7 +1,9 @@
 //! What the SDK is given as its source of credentials.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -9,7 +11,7 @@ use aws_config::SdkConfig;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_credential_types::provider::{self, ProvideCredentials, future};
-use tokio::sync::Mutex as AsyncMutex;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::{Instant, timeout};
 use tracing::debug;
 use zeroize::Zeroizing;
@@ -32,6 +34,11 @@ const TRIES: u32 = 3;
 /// Nobody is asked again so soon after they did not want to answer, or had no right code.
 const REST: Duration = Duration::from_secs(30);
 
+/// Whoever holds it asks: of two who are after the same role, the second finds what the first has kept. The last
+/// refusals by profile, and when they were.
+static ASKING: AsyncMutex<BTreeMap<String, (Instant, Unavailable)>> =
+    AsyncMutex::const_new(BTreeMap::new());
+
 /// The credentials of one profile; clones are the same source.
 ///
 /// Asking it as a provider asks no person: that is for [`Prepare::prepare`], before the clock of a call runs.
@@ -46,9 +53,9 @@ struct Inner {
     /// The access key that the service has refused last.
     refused: Mutex<Option<String>>,
     /// Whoever holds it loads; the others wait for what that brings.
-    loading: AsyncMutex<Option<Plan>>,
-    /// Whoever holds it asks. The last refusal, and when it was.
-    asking: AsyncMutex<Option<(Instant, Unavailable)>>,
+    loading: Arc<AsyncMutex<Option<Plan>>>,
+    /// Those who wait for a person.
+    asking: AtomicUsize,
 }
 
 /// Credentials that were had.
@@ -65,6 +72,9 @@ struct Plan {
     refused: Option<String>,
     way: Way,
 }
+
+/// A code, and the need that it was given for.
+type Reply = (Need, Zeroizing<String>);
 
 /// Times and lengths of the configuration's files: others are other files.
 type Stamp = [Option<(SystemTime, u64)>; 2];
@@ -90,8 +100,8 @@ impl Source {
             person,
             kept: Mutex::default(),
             refused: Mutex::default(),
-            loading: AsyncMutex::default(),
-            asking: AsyncMutex::default(),
+            loading: Arc::default(),
+            asking: AtomicUsize::new(0),
         }))
     }
 }
@@ -110,6 +120,10 @@ impl Prepare for Source {
         Box::pin(self.0.prepare())
     }
 
+    fn is_asking(&self) -> bool {
+        self.0.asking.load(Ordering::Relaxed) > 0
+    }
+
     fn expire(&self) -> Option<String> {
         self.0.expire();
         remedy::renewal(&self.0.selected)
@@ -117,7 +131,7 @@ impl Prepare for Source {
 }
 
 impl Inner {
-    async fn provide(&self) -> provider::Result {
+    async fn provide(self: &Arc<Self>) -> provider::Result {
         self.resolve(None).await.map_err(|failure| match failure {
             Failure::Base(error) => error,
             Failure::Refused(Error::Credentials(error)) => CredentialsError::provider_error(error),
@@ -132,7 +146,7 @@ impl Inner {
         })
     }
 
-    async fn prepare(&self) -> Result<(), Error> {
+    async fn prepare(self: &Arc<Self>) -> Result<(), Error> {
         match self.resolve_patiently(None).await {
             Ok(_) => Ok(()),
             Err(Failure::Need(_)) => self.ask().await,
@@ -141,35 +155,39 @@ impl Inner {
     }
 
     /// Asks for codes until there are credentials.
-    async fn ask(&self) -> Result<(), Error> {
-        let mut refusal = self.asking.lock().await;
+    async fn ask(self: &Arc<Self>) -> Result<(), Error> {
+        let profile = &self.selected.name;
+        let mut refusals = self.while_asking(ASKING.lock()).await;
         let mut wrong = 0;
-        loop {
+        let mut accepted: Option<Need> = None;
+        let why = loop {
             // Others may have got them meanwhile, here or with the AWS CLI.
             let need = match self.resolve_patiently(None).await {
                 Ok(_) => {
-                    *refusal = None;
+                    refusals.remove(profile);
                     return Ok(());
                 }
                 Err(Failure::Need(need)) => need,
                 Err(failure) => return Err(error_of(failure)),
             };
-            if let Some((at, why)) = &*refusal
+            if let Some((at, why)) = refusals.get(profile)
                 && at.elapsed() < REST
             {
                 return Err(why.clone().into());
             }
-            let reply = self.person.ask(&self.question(&need, wrong > 0)).await;
+            if accepted.as_ref().is_some_and(|last| need.at <= last.at) {
+                break remedy::of_no_time(&need.role_arn);
+            }
+            let question = self.question(&need, wrong > 0, accepted.as_ref());
+            let reply = self.while_asking(self.person.ask(&question)).await;
             let why = match reply {
                 Ok(code) => match self.try_code(&need, &code).await {
-                    Err(Error::Credentials(why)) => {
-                        // Another code would not be any better.
-                        *refusal = Some((Instant::now(), why.clone()));
-                        return Err(why.into());
-                    }
+                    // Another code would not be any better.
+                    Err(Error::Credentials(why)) => break why,
                     Err(error) => return Err(error),
                     Ok(true) => {
                         wrong = 0;
+                        accepted = Some(need);
                         continue;
                     }
                     Ok(false) if wrong + 1 < TRIES => {
@@ -183,19 +201,36 @@ impl Inner {
                     return Err(self.unasked(&need, &why).into());
                 }
             };
-            let why = self.unasked(&need, why);
-            *refusal = Some((Instant::now(), why.clone()));
-            return Err(why.into());
+            break self.unasked(&need, why);
+        };
+        refusals.insert(profile.clone(), (Instant::now(), why.clone()));
+        Err(why.into())
+    }
+
+    /// Runs `question`, during which it shows that a person is waited for.
+    async fn while_asking<T>(&self, question: impl Future<Output = T>) -> T {
+        struct Asking<'a>(&'a AtomicUsize);
+        impl Drop for Asking<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
         }
+        self.asking.fetch_add(1, Ordering::Relaxed);
+        let _asking = Asking(&self.asking);
+        question.await
     }
 
     /// Whether `code` was right.
-    async fn try_code(&self, need: &Need, code: &Zeroizing<String>) -> Result<bool, Error> {
+    async fn try_code(
+        self: &Arc<Self>,
+        need: &Need,
+        code: &Zeroizing<String>,
+    ) -> Result<bool, Error> {
         let code = Zeroizing::new(code.trim().to_owned());
         if code.len() != 6 || !code.bytes().all(|byte| byte.is_ascii_digit()) {
             return Ok(false);
         }
-        match self.resolve_patiently(Some((need, &code))).await {
+        match self.resolve_patiently(Some((need.clone(), code))).await {
             // Of the next role in the chain.
             Ok(_) | Err(Failure::Need(_)) => Ok(true),
             Err(Failure::WrongCode) => Ok(false),
@@ -203,7 +238,8 @@ impl Inner {
         }
     }
 
-    fn question(&self, need: &Need, is_repeated: bool) -> Question {
+    /// `accepted` is whose code was right just now.
+    fn question(&self, need: &Need, is_repeated: bool, accepted: Option<&Need>) -> Question {
         let Need {
             role_arn, serial, ..
         } = need;
@@ -214,6 +250,8 @@ impl Inner {
             format!(
                 "the credentials of {role_arn} have expired; what is connected goes on meanwhile"
             )
+        } else if accepted.is_some_and(|last| last.serial == *serial) {
+            format!("the next code is needed to assume {role_arn}; each is accepted once")
         } else {
             format!("a code is needed to assume {role_arn}")
         };
@@ -231,36 +269,61 @@ impl Inner {
 
     /// As [`resolve`](Self::resolve), with an end.
     async fn resolve_patiently(
-        &self,
-        answer: Option<(&Need, &Zeroizing<String>)>,
+        self: &Arc<Self>,
+        answer: Option<Reply>,
     ) -> Result<Credentials, Failure> {
         match timeout(PATIENCE, self.resolve(answer)).await {
             Ok(resolved) => resolved,
-            Err(_) => Err(Failure::Refused(
-                remedy::of_silence(&self.selected, PATIENCE).into(),
-            )),
+            Err(_) => Err(self.silence()),
         }
     }
 
     /// Kept credentials, or those that the source has now. `answer` is somebody's to a question.
-    async fn resolve(
+    async fn resolve(self: &Arc<Self>, answer: Option<Reply>) -> Result<Credentials, Failure> {
+        if let Some(credentials) = self.kept() {
+            return Ok(credentials);
+        }
+        let loading = Arc::clone(&self.loading).lock_owned().await;
+        if let Some(credentials) = self.kept() {
+            return Ok(credentials);
+        }
+        // To its end, whoever gives up meanwhile: a code is accepted once, so is a token that renews a login, and a
+        // process that was left to itself would be started beside it again.
+        let inner = Arc::clone(self);
+        let loaded = tokio::spawn(async move { inner.load(loading, answer).await });
+        let broken = |error| Err(Failure::Base(CredentialsError::unhandled(error)));
+        loaded.await.unwrap_or_else(broken)
+    }
+
+    /// What the source has now, within [`PATIENCE`].
+    async fn load(
         &self,
-        answer: Option<(&Need, &Zeroizing<String>)>,
+        mut loading: OwnedMutexGuard<Option<Plan>>,
+        answer: Option<Reply>,
     ) -> Result<Credentials, Failure> {
-        if let Some(credentials) = self.kept() {
-            return Ok(credentials);
+        let loaded = timeout(PATIENCE, self.load_by(&mut loading, answer)).await;
+        match loaded.unwrap_or_else(|_| Err(self.silence())) {
+            Err(Failure::Base(error)) => {
+                // The SDK's sources remember what they have read once.
+                *loading = None;
+                Err(Failure::Base(self.explain(error).await))
+            }
+            loaded => loaded,
         }
-        let mut loading = self.loading.lock().await;
-        if let Some(credentials) = self.kept() {
-            return Ok(credentials);
-        }
+    }
+
+    async fn load_by(
+        &self,
+        plan: &mut Option<Plan>,
+        answer: Option<Reply>,
+    ) -> Result<Credentials, Failure> {
         let files = stamp();
         let refused = lock(&self.refused).clone();
-        let is_current = loading.as_ref().is_some_and(|plan| match plan.way {
+        let is_current = plan.as_ref().is_some_and(|plan| match plan.way {
             Way::Sdk(_) => plan.files == files && plan.refused == refused,
             Way::Roles(_) => plan.files == files,
         });
-        let plan = match &mut *loading {
+        let plan = match plan {
             Some(plan) if is_current => plan,
             stale => {
                 let way = Way::of(&self.selected, &self.config)
@@ -274,22 +337,16 @@ impl Inner {
                 })
             }
         };
-        let loaded = match &mut plan.way {
+        let credentials = match &mut plan.way {
             Way::Sdk(provider) => provider.provide_credentials().await.map_err(Failure::Base),
             Way::Roles(roles) => roles.resolve(answer, refused.as_deref()).await,
-        };
-        match loaded {
-            Ok(credentials) => {
-                self.keep(&credentials, files);
-                Ok(credentials)
-            }
-            Err(Failure::Base(error)) => {
-                // The SDK's sources remember what they have read once.
-                *loading = None;
-                Err(Failure::Base(self.explain(error).await))
-            }
-            Err(failure) => Err(failure),
-        }
+        }?;
+        self.keep(&credentials, files);
+        Ok(credentials)
+    }
+
+    fn silence(&self) -> Failure {
+        Failure::Refused(remedy::of_silence(&self.selected, PATIENCE).into())
     }
 
     /// Uses the credentials in use no more.
@@ -353,3 +410,7 @@ fn stamp() -> Stamp {
         Some((metadata.modified().ok()?, metadata.len()))
     })
 }
+
+#[cfg(test)]
+#[path = "source_tests.rs"]
+mod tests;

@@ -101,8 +101,13 @@ fn base(
             let text = |key| profile?.get(key).map(str::to_owned);
             let keys = (text("aws_access_key_id"), text("aws_secret_access_key"));
             let (Some(access_key), Some(secret_key)) = keys else {
-                let problem = format!("profile `{name}` is its own source_profile and has no keys");
-                let remedy = "name the profile that has them as its source_profile";
+                let problem = format!(
+                    "profile `{name}` is a source_profile, but has not both aws_access_key_id and aws_secret_access_key"
+                );
+                let remedy = format!(
+                    "`aws configure{}` sets them; or name the profile that has them as source_profile",
+                    account::flag(name)
+                );
                 return Err(Unavailable::new(problem, remedy).into());
             };
             let token = text("aws_session_token");

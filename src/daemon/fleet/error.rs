@@ -35,6 +35,9 @@ pub enum Error {
         /// How long it was waited for.
         after: Duration,
     },
+    /// Somebody was asked for a code that the credentials take, and has not answered yet.
+    #[error("waiting for an answer on the daemon's terminal")]
+    Unanswered,
     /// As many targets as there may be are in use.
     #[error("too many targets are in use at the same time")]
     TooMany,
@@ -64,6 +67,9 @@ impl Error {
             Self::Setup(error) => error.hint(),
             Self::Late { .. } => {
                 Some("try again; `ssmshim targets` shows whether AWS answers".into())
+            }
+            Self::Unanswered => {
+                Some("type it where `ssmshim serve` runs, and connect again".into())
             }
             Self::TooMany => Some("close connections to some, and try again".into()),
             Self::OnlyOne | Self::Stopping => None,

@@ -4,6 +4,7 @@
 //! that there is nothing, for a moment only, so that a flood of logins is no flood of calls.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,9 @@ const SEARCHES: usize = 4;
 
 /// How long one may take. A client waits for it, and has two minutes to log in.
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long somebody at the daemon's terminal has for an answer meanwhile.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long it is remembered that there is nothing.
 const FAILURE_REMEMBERED: Duration = Duration::from_secs(3);
@@ -113,15 +117,18 @@ impl Finder {
             _ => {}
         }
         let search = async {
-            // Never closed, so there is a permit in the end.
-            let _permit = self.searches.acquire().await;
-            let account = open.await?;
-            search(config, account).await
+            let account = timely(open).await?;
+            let aws = &account.aws;
+            let limits = [PATIENCE, ANSWER_PATIENCE];
+            answered(aws.prepare(), || aws.ssm().is_asking(), limits).await?;
+            timely(async {
+                // Never closed, so there is a permit in the end.
+                let _permit = self.searches.acquire().await;
+                search(config, Arc::clone(&account)).await
+            })
+            .await
         };
-        let searched = match timeout(PATIENCE, search).await {
-            Ok(searched) => searched,
-            Err(_) => Err(Error::Late { after: PATIENCE }),
-        };
+        let searched = search.await;
         *outcome = Some(match &searched {
             Ok(found) => Outcome::found(config, found),
             Err(error) => Outcome::Failed(error.clone(), Instant::now()),
@@ -189,6 +196,32 @@ pub(super) fn link_key(config: &Serve, found: &Found) -> LinkKey {
     }
 }
 
+/// What `task` brings, if it does not take too long.
+async fn timely<T>(task: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    let late = |_| Err(Error::Late { after: PATIENCE });
+    timeout(PATIENCE, task).await.unwrap_or_else(late)
+}
+
+/// Waits until there are credentials, or none to be had: whoever needs them first tells why.
+///
+/// # Errors
+/// It takes longer than the first of the `limits`, or, while somebody `is_asking` a person, than the second.
+async fn answered<T>(
+    prepare: impl Future<Output = T>,
+    is_asking: impl Fn() -> bool,
+    [usual, attended]: [Duration; 2],
+) -> Result<(), Error> {
+    let mut prepare = pin!(prepare);
+    match timeout(usual, &mut prepare).await {
+        Ok(_told_later) => Ok(()),
+        Err(_) if !is_asking() => Err(Error::Late { after: usual }),
+        Err(_) => match timeout(attended.saturating_sub(usual), prepare).await {
+            Ok(_told_later) => Ok(()),
+            Err(_) => Err(Error::Unanswered),
+        },
+    }
+}
+
 async fn search(config: &Serve, account: Arc<Account>) -> Result<Found, Error> {
     match target::resolve(&account.aws, &config.target).await {
         Ok(machine) => Ok(Found::new(Wanted::of(&account.aws, machine), account)),
@@ -212,5 +245,25 @@ async fn online(aws: &Aws) -> Vec<String> {
             Vec::new()
         }
         Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_person_has_more_time_than_a_service() {
+        let limits = [Duration::from_millis(1), Duration::from_millis(2)];
+        assert!(answered(ready(()), || true, limits).await.is_ok());
+        let late = answered(pending::<()>(), || false, limits).await;
+        assert!(matches!(late, Err(Error::Late { .. })), "{late:?}");
+        let unanswered = answered(pending::<()>(), || true, limits).await;
+        assert!(
+            matches!(unanswered, Err(Error::Unanswered)),
+            "{unanswered:?}"
+        );
     }
 }

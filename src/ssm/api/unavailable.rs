@@ -57,6 +57,9 @@ pub trait Prepare: fmt::Debug + Send + Sync {
     /// Returns once there are credentials, however long a person takes. When dropped, nobody is asked any more.
     fn prepare(&self) -> Prepared<'_>;
 
+    /// Whether somebody is being asked, or waits to be.
+    fn is_asking(&self) -> bool;
+
     /// The service says that the credentials in use have expired, whatever they say themselves: they are not used
     /// again. Returns how they are renewed, if that is known.
     fn expire(&self) -> Option<String>;
