@@ -364,6 +364,25 @@ fn an_agent_that_is_not_ready_gets_the_message_again_soon() {
     assert_eq!(pair.ends[AGENT].received, b"refused");
 }
 
+/// An agent that acknowledges once, and for long not the first message.
+#[test]
+fn a_first_message_is_never_taken_for_acknowledged() {
+    let mut options = AgentOptions::new(Some(request_of("3.2.985.0")));
+    options.acknowledges_duplicates = false;
+    let agent = Config::agent(options);
+    let weather = Weather::default();
+    let mut pair = Pair::new(Config::client("1.2.764.0"), agent, weather, 7);
+    pair.run_for(MS * 10);
+    pair.ends[AGENT].channel.set_ready(false);
+    pair.ends[CLIENT].to_send.push_back(b"refused".to_vec());
+    pair.run_for(MS * 3000);
+    assert!(pair.ends[AGENT].received.is_empty());
+    pair.ends[AGENT].channel.set_ready(true);
+    pair.run_for(MS * 3000);
+    assert_eq!(pair.ends[AGENT].received, b"refused");
+    assert!(pair.is_done());
+}
+
 /// Agents before 3.0.655.0 acknowledge and lose what comes before their port is open.
 #[test]
 fn an_agent_that_loses_early_data_is_given_time_or_waited_for() {
