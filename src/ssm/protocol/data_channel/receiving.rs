@@ -8,7 +8,7 @@ use super::super::message::Header;
 use super::super::payload::{self, Flag, PayloadType};
 use super::super::reliability::acknowledging::Received;
 use super::super::reliability::incoming::Arrival;
-use super::{DataChannel, Error, Established, Event, Phase, Queued, Role, Stream};
+use super::{DataChannel, Early, Error, Established, Event, Phase, Queued, Role, Stream};
 
 impl DataChannel {
     pub(super) fn handle_stream(
@@ -154,6 +154,7 @@ impl DataChannel {
     /// Notes that the other end has sent something of its own: it takes what it is sent.
     fn on_peer_data(&mut self) {
         self.held_until = None;
+        self.early = Early::Safe;
         self.outgoing.on_peer_data();
     }
 
