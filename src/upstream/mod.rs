@@ -243,7 +243,7 @@ impl Upstream {
             let mut logged_in = pin!(self.shared.logged_in.notified());
             logged_in.as_mut().enable();
             let spare = async {
-                pool.is_short().await;
+                pool.is_short_of(self.shared.ready()).await;
                 self.shared.log_in(&mut None, None).await
             };
             let spare = tokio::select! {
@@ -341,6 +341,14 @@ impl Shared {
             debug!(reason = one_line(&error), "trying to log in again");
             *last_failure = Some(error);
             tokio::time::sleep(pauses.next().unwrap_or(LOGIN_PAUSE_MAX)).await;
+        }
+    }
+
+    /// How many transports are to be kept ready.
+    fn ready(&self) -> usize {
+        match self.link.is_multiplexed() {
+            Some(false) => pool::READY_SINGLE,
+            _ => pool::READY,
         }
     }
 
