@@ -233,6 +233,7 @@ impl Attempt<'_> {
             port: wanted.port,
             journal: journal.map(|journal| journal as _),
             witness: None,
+            told: tunnel::Told::default(),
             tracker: self.tasks.clone(),
         };
         let held = self.config.hold;

@@ -205,6 +205,7 @@ impl Doctor {
             port: config.ssh_port,
             // That it is there was seen before.
             witness: None,
+            told: tunnel::Told::default(),
             tracker: self.tracker.clone(),
         }
     }

@@ -1,6 +1,7 @@
 //! From a destination to an open connection.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct Dialler {
     pub(super) proxies: Proxies,
     /// Certificates that are trusted besides the system's.
     bundle: OnceLock<PathBuf>,
+    /// Counts the times that kept connections were given up.
+    epoch: AtomicU64,
     /// Made at the first use: reading the system's certificates takes a while.
     tls: OnceCell<Arc<ClientConfig>>,
 }
@@ -50,6 +53,17 @@ impl Dialler {
     pub fn trust(&self, bundle: PathBuf) {
         // The first one stays: what the environment says wins over a profile.
         let _ = self.bundle.set(bundle);
+    }
+
+    /// Makes the next calls open connections of their own: those that are kept may have died with the network, which
+    /// nothing but silence tells.
+    pub fn give_up_kept(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Changes when kept connections are given up.
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
     }
 
     /// Connects to `to`, through TLS if it says so.

@@ -51,8 +51,15 @@ const MAX_ANSWER: usize = 8 << 20;
 #[derive(Debug, Clone)]
 pub struct HttpClient {
     dialler: Arc<Dialler>,
+    pools: Arc<Mutex<Pools>>,
+}
+
+/// Connections that are kept, for as long as the [`Dialler`] does not give them up.
+#[derive(Debug, Default)]
+struct Pools {
+    epoch: u64,
     /// One for each limit on connecting that somebody asked for: two or three.
-    pools: Arc<Mutex<HashMap<Option<Duration>, Pool>>>,
+    by_limit: HashMap<Option<Duration>, Pool>,
 }
 
 type Pool = Client<Connect, SdkBody>;
@@ -68,7 +75,12 @@ impl HttpClient {
 
     fn pool(&self, connect_limit: Option<Duration>) -> Pool {
         let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = pools.entry(connect_limit).or_insert_with(|| {
+        let epoch = self.dialler.epoch();
+        if pools.epoch != epoch {
+            pools.epoch = epoch;
+            pools.by_limit.clear();
+        }
+        let pool = pools.by_limit.entry(connect_limit).or_insert_with(|| {
             Client::builder(TokioExecutor::new())
                 .pool_timer(TokioTimer::new())
                 .pool_idle_timeout(IDLE)
@@ -260,8 +272,11 @@ impl fmt::Debug for Pooled {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::JoinSet;
 
     use super::*;
 
@@ -308,6 +323,47 @@ mod tests {
             std::future::pending().await
         });
         assert_eq!(said.await.unwrap(), b"hi");
+    }
+
+    #[tokio::test]
+    async fn kept_connections_can_be_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let client = HttpClient::new(Arc::default());
+        let opened = Arc::new(AtomicU32::new(0));
+        let serve = async {
+            let mut connections = JoinSet::new();
+            while let Ok((mut tcp, _)) = listener.accept().await {
+                opened.fetch_add(1, Ordering::Relaxed);
+                connections.spawn(async move {
+                    while tcp.read(&mut [0; 4096]).await.is_ok_and(|count| count > 0) {
+                        let answer = b"HTTP/1.1 200 x\r\ncontent-length: 0\r\n\r\n";
+                        tcp.write_all(answer).await.unwrap();
+                    }
+                });
+            }
+        };
+        let call = async || {
+            let exchange = Exchange {
+                pool: client.pool(None),
+                dialler: Arc::clone(&client.dialler),
+                limit: None,
+            };
+            let request = http::Request::get(&url).body(SdkBody::empty()).unwrap();
+            let request = HttpRequest::try_from(request).unwrap();
+            exchange.call(request).await.unwrap();
+            opened.load(Ordering::Relaxed)
+        };
+        let calls = async {
+            let kept = call().await;
+            client.dialler.give_up_kept();
+            (kept, call().await)
+        };
+        let counts = tokio::select! {
+            () = serve => unreachable!("the listener lives"),
+            counts = calls => counts,
+        };
+        assert_eq!(counts, (1, 2));
     }
 
     #[tokio::test]

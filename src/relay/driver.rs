@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
-use tokio::time::Sleep;
+use tokio::time::{Sleep, timeout};
 use tracing::{debug, info, warn};
 
 use super::Side;
@@ -27,6 +27,9 @@ const ROUNDS: usize = 16;
 
 /// How long the last words of a side that is gone may take to reach the other side.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// How long it may take until it is known here that the tunnel is over, whose streams have ended.
+const REASON_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A local connection, and what has passed through it.
 pub struct Relay<L> {
@@ -171,6 +174,15 @@ where
             self.tell_local(farewell).await;
             return Parting::Over;
         }
+        // When the tunnel breaks, its streams may end as if sshd had closed them, just before it is known.
+        let is_away = |known: &Option<_>| known.is_some();
+        let end = match end {
+            End::Gone(None) => match timeout(REASON_PATIENCE, absence.wait_for(is_away)).await {
+                Ok(Ok(_)) => End::Gone(Some(ssh::Error::Ended)),
+                _ => End::Gone(None),
+            },
+            end => end,
+        };
         let cause = end::cause(&end, upstream.farewell());
         info!(cause, ?end, "upstream lost");
         self.pair.lose_upstream(now(), &cause);

@@ -29,6 +29,7 @@ pub(crate) use self::error::{blames_network, retry_after};
 pub(crate) use self::setup::{CALL_TIMEOUT, configured_endpoint, timeouts};
 use self::setup::{api_host, ca_bundle};
 use self::starts::Starts;
+pub use self::starts::Turn;
 pub use self::unavailable::{Prepare, Prepared, Unavailable};
 use super::secret::Secret;
 use super::websocket::{Caller, Gateways};
@@ -205,8 +206,7 @@ impl Ssm {
 
     /// Waits until there are credentials, and has a person asked where that takes one.
     ///
-    /// To be called before the clock of anything runs that calls; [`start_session`](Self::start_session) does it
-    /// itself.
+    /// To be called before the clock of anything runs that calls; [`turn`](Self::turn) does it itself.
     ///
     /// # Errors
     /// Why there are none.
@@ -253,9 +253,19 @@ impl Ssm {
         }
     }
 
-    /// Starts an SSM session. The agent waits 15 s for us from now on.
+    /// Waits until a session to `target` may be started: for credentials, and for the sessions before it.
     ///
-    /// For each target there is one call at a time, and 50 ms between two, which agents need.
+    /// For each target there is one call at a time, and 50 ms between two, which agents need. May be dropped at any
+    /// time.
+    ///
+    /// # Errors
+    /// Why there are no credentials.
+    pub async fn turn(&self, target: &str) -> Result<Turn, Error> {
+        self.prepare().await?;
+        Ok(self.starts.turn(target).await)
+    }
+
+    /// Waits for its turn, and starts an SSM session. The agent waits 15 s for us from now on.
     ///
     /// # Errors
     /// [`enum@Error`].
@@ -266,8 +276,24 @@ impl Ssm {
         parameters: &[(String, String)],
         reason: Option<&str>,
     ) -> Result<Ticket, Error> {
-        self.prepare().await?;
-        let _turn = self.starts.turn(target).await;
+        let mut turn = self.turn(target).await?;
+        self.start_session_in(&mut turn, target, document, parameters, reason)
+            .await
+    }
+
+    /// As [`start_session`](Self::start_session), in a turn of this target. A session whose answer is not waited for
+    /// could not be terminated.
+    ///
+    /// # Errors
+    /// [`enum@Error`].
+    pub(super) async fn start_session_in(
+        &self,
+        _turn: &mut Turn,
+        target: &str,
+        document: Option<&str>,
+        parameters: &[(String, String)],
+        reason: Option<&str>,
+    ) -> Result<Ticket, Error> {
         let parameters: HashMap<String, Vec<String>> = parameters
             .iter()
             .map(|(name, value)| (name.clone(), vec![value.clone()]))

@@ -120,3 +120,24 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_without_ports_is_told_by_its_words() {
+        let words = "Plugin with name Port is not supported by this version of ssm agent, please update to latest \
+                     version. Step name: Port";
+        let error = Error::start("i-1", ssm::Error::Closed(words.to_owned()));
+        assert!(matches!(error, Error::AgentTooOld { .. }), "{error:?}");
+        assert!(error.is_final());
+        assert!(
+            error
+                .hint()
+                .is_some_and(|hint| hint.contains("AWS-UpdateSSMAgent"))
+        );
+        let error = Error::start("i-1", ssm::Error::Closed("by the administrator".to_owned()));
+        assert!(matches!(error, Error::Session { .. }), "{error:?}");
+    }
+}

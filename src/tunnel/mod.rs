@@ -19,6 +19,7 @@ use tracing::{debug, info};
 
 pub use self::error::Error;
 use self::single::Single;
+pub use self::single::Told;
 pub use self::stream::Stream;
 pub use self::witness::{Asked, Testimony, Witness};
 use crate::report::one_line;
@@ -41,6 +42,8 @@ pub struct Options {
     pub journal: Option<Arc<dyn Journal>>,
     /// Is asked about the target when the service cannot start a session to it.
     pub witness: Option<Arc<dyn Witness>>,
+    /// What was told of the target's agent, over all tunnels to it.
+    pub told: Told,
     /// Owns the tasks of every tunnel; to be waited for before the process exits, so that no SSM session
     /// is left behind, not even one that was still being started.
     pub tracker: TaskTracker,
@@ -108,8 +111,8 @@ pub enum Event {
 pub struct Tunnel {
     target: String,
     port: u16,
-    /// Names the SSM session, or the first.
-    session_id: String,
+    /// Names the SSM session, or the first, if it got so far.
+    session_id: Option<String>,
     carrier: Carrier,
     /// How often the agent could not connect to the port.
     refusals: watch::Sender<u64>,
@@ -165,20 +168,21 @@ impl Tunnel {
                 let (smux, driver) = SmuxSession::client(stream, config);
                 options.tracker.spawn(driver);
                 let session_id = session.id().to_owned();
-                (session_id, Carrier::Multiplexed { session, smux })
+                (Some(session_id), Carrier::Multiplexed { session, smux })
             }
             Ok((session, _stream)) => {
                 let version = session.established().peer_version.clone();
                 let version = version.unwrap_or_default();
-                single::tell(&options.target, &version);
-                session.terminate().await;
+                options.told.tell(&options.target, &version);
                 let session_id = session.id().to_owned();
-                (session_id, Carrier::Single(single(version)))
+                // Its task ends it, and nobody has to wait for that.
+                drop(session);
+                (Some(session_id), Carrier::Single(single(version)))
             }
             // Only agents that carry one connection make it before they are asked to.
             Err(ref error) if single::is_refusal(error) => {
                 let version = "before 3.0.222.0".to_owned();
-                (String::new(), Carrier::Single(single(version)))
+                (None, Carrier::Single(single(version)))
             }
             Err(error) => return Err(options.why_not(error).await),
         };
@@ -202,8 +206,13 @@ impl Tunnel {
     }
 
     /// Names the SSM session in the service; the first one, if each stream has its own and it got so far.
-    pub fn session_id(&self) -> &str {
-        &self.session_id
+    pub fn session_id(&self) -> Option<&str> {
+        self.session_id.as_deref()
+    }
+
+    /// Whether one SSM session carries all streams. Otherwise each costs a StartSession.
+    pub fn is_multiplexed(&self) -> bool {
+        matches!(self.carrier, Carrier::Multiplexed { .. })
     }
 
     /// Between us and the agent, with its time to process; none before the first message was acknowledged.
@@ -303,8 +312,8 @@ impl Tunnel {
         }
     }
 
-    /// Ends the SSM session, or all of them, in an orderly way and waits for it. Sessions that each carry a
-    /// stream of a tunnel that is over already end with their streams.
+    /// Ends the SSM session in an orderly way and waits for it. Sessions that each carry a stream are told to end,
+    /// and waited for by the tracker of the options; those of a tunnel that is over already end with their streams.
     pub async fn terminate(&self) {
         match &self.carrier {
             Carrier::Multiplexed { session, .. } => {

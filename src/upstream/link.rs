@@ -107,9 +107,19 @@ impl Link {
 
     /// Between us and the agent, with its time to process, as measured last; none without a tunnel.
     pub fn round_trip(&self) -> Option<Duration> {
+        self.present().and_then(|tunnel| tunnel.round_trip())
+    }
+
+    /// Whether one SSM session carries all transports; none without a tunnel.
+    pub(super) fn is_multiplexed(&self) -> Option<bool> {
+        self.present().map(|tunnel| tunnel.is_multiplexed())
+    }
+
+    /// The tunnel, whether or not it has a link.
+    fn present(&self) -> Option<Arc<Tunnel>> {
         match &*self.shared.state.borrow() {
             State::Up(tunnel) | State::Silent { tunnel, .. } | State::Resuming { tunnel, .. } => {
-                tunnel.round_trip()
+                Some(Arc::clone(tunnel))
             }
             _ => None,
         }

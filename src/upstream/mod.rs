@@ -250,7 +250,7 @@ impl Upstream {
                 if let Some(refusal) = refusal.take() {
                     return Err(refusal);
                 }
-                pool.is_short().await;
+                pool.is_short_of(self.shared.ready()).await;
                 self.shared.log_in(&mut None, None).await
             };
             let spare = tokio::select! {
@@ -349,6 +349,14 @@ impl Shared {
             debug!(reason = one_line(&error), "trying to log in again");
             *last_failure = Some(error);
             tokio::time::sleep(pauses.next().unwrap_or(LOGIN_PAUSE_MAX)).await;
+        }
+    }
+
+    /// How many transports are to be kept ready.
+    fn ready(&self) -> usize {
+        match self.link.is_multiplexed() {
+            Some(false) => pool::READY_SINGLE,
+            _ => pool::READY,
         }
     }
 

@@ -13,7 +13,10 @@ use super::Transport;
 use crate::ssh::messages::{Message, channel_open_failure, open_failure, request_failure};
 
 /// Transports kept ready: many a tool opens a second connection while the first one is open.
-const READY: usize = 2;
+pub(super) const READY: usize = 2;
+
+/// The same where each costs an SSM session of its own.
+pub(super) const READY_SINGLE: usize = 1;
 
 /// Transports kept at the most; more than that are closed when they come back.
 const CAPACITY: usize = 4;
@@ -83,9 +86,9 @@ impl Pool {
         self.changed.notify_one();
     }
 
-    /// Waits until there are fewer spares than there should be.
-    pub(super) async fn is_short(&self) {
-        while self.lock().len() >= READY {
+    /// Waits until there are fewer spares than `ready`.
+    pub(super) async fn is_short_of(&self, ready: usize) {
+        while self.lock().len() >= ready {
             self.changed.notified().await;
         }
     }

@@ -54,12 +54,56 @@ fn every_age_serves() {
             Carries::Many => {
                 faulty.assert_one_session();
                 assert!(!said.contains("too old"), "{version}: {said}");
-                assert!(
-                    counters.unready > 0 || version == "3.0.222.0",
+                // The old one would be deaf from then on, and is not sent anything so soon.
+                assert_eq!(
+                    counters.unready > 0,
+                    version != "3.0.222.0",
                     "{version}: {counters:?}"
                 );
             }
         }
+    }
+}
+
+/// A slow machine: the first connection waits until its agent is ready.
+#[test]
+fn every_age_may_take_its_time() {
+    for (version, _) in AGES {
+        // The other one is deaf then: see below.
+        if version == "3.0.222.0" {
+            continue;
+        }
+        for ms in [800, 3000] {
+            let unready = format!(r#"{{"fault": "unready", "ms": {ms}}}"#);
+            let Some(faulty) = agent(version, &unready) else {
+                return;
+            };
+            let sessions = faulty.faults().counters().sessions_over;
+            let output = faulty.world.ssh(&[], "exit 7").output();
+            assert_eq!(output.code, 7, "{version} {ms}: {output:?}");
+            let over = faulty.faults().counters().sessions_over;
+            // But for that of the command, with agents that have one for each connection.
+            assert!(over <= sessions + 1, "{version} {ms}");
+        }
+    }
+}
+
+/// Between 3.0.222.0 and 3.0.603.0 what comes too early makes a session deaf: another one is started.
+#[test]
+fn a_deaf_session_is_followed_by_another() {
+    for ms in [800, 3000] {
+        let Some(faulty) = agent("3.0.222.0", "{}") else {
+            return;
+        };
+        faulty.inject(&format!(r#"{{"fault": "unready", "ms": {ms}}}"#));
+        let sessions = faulty.faults().counters().sessions;
+        faulty.inject(r#"{"fault": "terminate", "text": "by the administrator"}"#);
+        faulty.until(|counters| counters.unready > 0);
+        faulty.inject(r#"{"fault": "unready", "ms": 0}"#);
+        let output = faulty.world.ssh(&[], "exit 7").output();
+        assert_eq!(output.code, 7, "{ms}: {output:?}");
+        let counters = faulty.faults().counters();
+        assert_eq!(counters.sessions, sessions + 2, "{ms}: {counters:?}");
     }
 }
 
@@ -89,6 +133,41 @@ fn every_age_outlives_cuts() {
         assert!(counters.resumes >= 3, "{version}: {counters:?}");
         // Nothing was started anew, but for a spare connection.
         assert!(counters.sessions <= sessions + 2, "{version}: {counters:?}");
+    }
+}
+
+/// Agents that write a message to the port twice when they lose their socket: those that process before they
+/// acknowledge do. Nothing arrives wrong, and another session follows.
+#[test]
+fn what_an_agent_repeats_is_noticed() {
+    if !have("scp") {
+        return;
+    }
+    for (version, _) in AGES {
+        let Some(faulty) = agent(version, r#"{"fault": "repeat", "on": true}"#) else {
+            return;
+        };
+        let world = &faulty.world;
+        let (here, there) = (world.path("here"), world.path("there"));
+        write_file(&here, 4 << 20, 13);
+        // Three in quick succession an agent that acknowledges once may not outlive.
+        faulty.inject(
+            r#"{"fault": "cut", "side": "agent", "how": "reset", "from": "client", "after": {"bytes": 400000},
+                "extent": {"times": 2}}"#,
+        );
+        let copied = world.scp(&[]).arg(&here).arg(world.remote(&there)).output();
+        let counters = faulty.faults().counters();
+        assert!(counters.agent_cuts > 0, "{version}: {counters:?}");
+        if copied.code == 0 {
+            assert_same(&here, &there);
+        } else {
+            assert!(counters.repeated > 0, "{version}: {copied:?} {counters:?}");
+        }
+        if ["2.3.722.0", "3.0.196.0", "3.0.222.0"].contains(&version) {
+            assert_eq!((copied.code, counters.repeated), (0, 0), "{version}");
+        }
+        faulty.faults().clear();
+        assert_eq!(world.ssh(&[], "exit 3").output().code, 3, "{version}");
     }
 }
 

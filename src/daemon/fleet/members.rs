@@ -334,6 +334,7 @@ mod tests {
                 port: link.port,
                 journal: None,
                 witness: None,
+                told: tunnel::Told::default(),
                 tracker: TaskTracker::new(),
             },
             login: Login {

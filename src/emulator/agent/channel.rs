@@ -93,6 +93,8 @@ pub(super) struct Channel {
     repeated: Option<Bytes>,
     /// The Port session begins then, and is not ready before.
     unready: Option<(Instant, Established)>,
+    /// What came too early has killed its reader; all else goes on.
+    is_deaf: bool,
     timer: Pin<Box<Sleep>>,
 }
 
@@ -169,6 +171,7 @@ impl Channel {
             doubtful: None,
             repeated: None,
             unready: None,
+            is_deaf: false,
             timer: Box::pin(sleep_until(now.into())),
         };
         let port = PortEnd {
@@ -432,9 +435,16 @@ impl Leg for Channel {
         };
         // Cancels at once, whatever the Port session has not taken yet.
         let is_closed = frame::message_type(&message) == Some("channel_closed");
+        if self.is_deaf && !is_closed {
+            return ControlFlow::Continue(());
+        }
         self.repeat(&message);
-        if self.unready.is_some() && frame::message_type(&message) == Some("input_stream_data") {
+        if let Some((_, established)) = &self.unready
+            && frame::message_type(&message) == Some("input_stream_data")
+        {
             self.faults.note(|counters| counters.unready += 1);
+            // With smux, and before 3.0.655.0, it is handed to what is not there yet.
+            self.is_deaf = established.is_multiplexed && !self.ways.processes_first;
         }
         if let Err(error) = self.core.handle_input(Instant::now(), message) {
             tracing::debug!(session_id = self.session_id, %error, "ignored a message");

@@ -6,6 +6,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{ApiError, Kind, epoch_seconds, is_target, page};
+use crate::emulator::AgentVersion;
 use crate::emulator::hub::Hub;
 use crate::emulator::node::Node;
 
@@ -105,13 +106,18 @@ fn information(node: &Node) -> Value {
         "ComputerName": node.instance.name,
         "Name": node.instance.name,
         "IPAddress": node.instance.details.address.to_string(),
-        "IsLatestVersion": true,
+        "IsLatestVersion": false,
         "SourceType": "AWS::EC2::Instance",
         "SourceId": node.instance.id,
     });
     if let Some(agent) = agent {
         let told = node.instance.details.agent_version.clone();
-        information["AgentVersion"] = told.unwrap_or(agent.version).into();
+        let version = told.unwrap_or(agent.version);
+        let parsed = version.parse::<AgentVersion>();
+        information["IsLatestVersion"] = parsed
+            .is_ok_and(|version| version >= AgentVersion::default())
+            .into();
+        information["AgentVersion"] = version.into();
         information["PlatformType"] = platform_type(node, &agent.platform).into();
         let seen = if node.is_online() {
             SystemTime::now()

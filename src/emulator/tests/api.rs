@@ -157,6 +157,7 @@ async fn machines_are_described() {
     assert_eq!(online["PingStatus"], "Online");
     assert_eq!(online["PlatformType"], "Linux");
     assert_eq!(online["AgentVersion"], "3.3.1142.0");
+    assert_eq!(online["IsLatestVersion"], true);
     assert!(online["LastPingDateTime"].is_f64());
     let filtered = call(
         &emulator,
@@ -169,6 +170,7 @@ async fn machines_are_described() {
     assert_eq!(list.len(), 1);
     assert_eq!(list[0]["InstanceId"], "mi-0aaaaaaaaaaaaaaaa");
     assert_eq!(list[0]["ResourceType"], "ManagedInstance");
+    assert_eq!(list[0]["IsLatestVersion"], false);
     for (target, status) in [
         (emulator.target(), "connected"),
         ("mi-0aaaaaaaaaaaaaaaa", "notconnected"),

@@ -10,45 +10,53 @@ use tokio::time::{Instant, sleep_until};
 /// Sessions started at the same instant stall for seconds in the agent; these far apart they do not.
 const SPACING: Duration = Duration::from_millis(50);
 
-/// Lets one StartSession at a time through for each target, 50 ms after the one before was answered.
+/// Lets one StartSession at a time through for each target, 50 ms after the one before was answered, or later
+/// when the service has asked for that.
 #[derive(Debug, Default)]
 pub(super) struct Starts {
-    /// A gate for each target that is being started or was just now; the others are forgotten.
+    /// A gate for each target that is being started or may not be yet; the others are forgotten.
     gates: Mutex<BTreeMap<String, Gate>>,
 }
 
-/// When the last start was answered.
+/// When the next start may be.
 type Gate = Arc<tokio::sync::Mutex<Option<Instant>>>;
 
-/// The right to call StartSession; ends with the call.
+/// The right to call StartSession for a target once; ends with the call.
 #[derive(Debug)]
-pub(super) struct Turn(OwnedMutexGuard<Option<Instant>>);
+pub struct Turn(OwnedMutexGuard<Option<Instant>>);
 
 impl Starts {
     /// Waits for one's turn. May be dropped at any time.
     pub(super) async fn turn(&self, target: &str) -> Turn {
-        let turn = Turn(self.gate(target).lock_owned().await);
-        if let Some(last) = *turn.0 {
-            sleep_until(last + SPACING).await;
+        let gate = self.gate(target).lock_owned().await;
+        if let Some(due) = *gate {
+            sleep_until(due).await;
         }
-        turn
+        Turn(gate)
     }
 
     fn gate(&self, target: &str) -> Gate {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
         gates.retain(|_, gate| {
             // Who is not there cannot lock it: somebody has it, or waits.
-            let last = gate.try_lock();
-            let is_recent = |last: &Option<Instant>| last.is_some_and(|at| at.elapsed() < SPACING);
-            Arc::strong_count(gate) > 1 || last.is_ok_and(|last| is_recent(&last))
+            let due = gate.try_lock();
+            Arc::strong_count(gate) > 1 || due.is_ok_and(|due| due.is_some_and(|due| due > now))
         });
         Arc::clone(gates.entry(target.to_owned()).or_default())
     }
 }
 
+impl Turn {
+    /// Makes the next start for this target, whoever's it is, wait for so long.
+    pub(in crate::ssm) fn put_off(&mut self, wait: Duration) {
+        *self.0 = (*self.0).max(Some(Instant::now() + wait));
+    }
+}
+
 impl Drop for Turn {
     fn drop(&mut self) {
-        *self.0 = Some(Instant::now());
+        self.put_off(SPACING);
     }
 }
 
@@ -94,5 +102,20 @@ mod tests {
         tokio::time::sleep(SPACING).await;
         drop(starts.turn("i-3").await);
         assert_eq!(starts.gates.lock().unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_the_service_asks_of_one_is_obeyed_by_all() {
+        let starts = Starts::default();
+        let mut first = starts.turn("i-1").await;
+        let wait = SPACING * 4;
+        let due = Instant::now() + wait;
+        first.put_off(wait);
+        drop(first);
+        // Who leaves while waiting takes nobody's wait away.
+        assert!(poll!(Box::pin(starts.turn("i-1"))).is_pending());
+        assert!(poll!(Box::pin(starts.turn("i-2"))).is_ready());
+        drop(starts.turn("i-1").await);
+        assert!(Instant::now() >= due);
     }
 }

@@ -17,8 +17,8 @@ use crate::ssm::websocket;
 
 /// How long ResumeSession may take at the first attempts; then as long as any call.
 ///
-/// The call may go over a kept connection that has died with the socket, which nothing but silence
-/// tells; giving it up makes the next attempt open a new one.
+/// A network that changes right now swallows what is sent, which nothing but silence tells; giving the
+/// call up makes the next attempt open another connection.
 const RESUME_LIMITS: [Duration; 2] = [Duration::from_secs(4), Duration::from_secs(8)];
 
 /// Opens sockets, each with the ticket and the credentials of its moment.
@@ -72,6 +72,8 @@ impl Dialer {
     /// for credentials.
     pub(super) async fn resume(&mut self, attempt: u32) -> Result<Connection, Error> {
         self.ssm.prepare().await?;
+        // What is kept from calls of before may have died with the socket.
+        self.ssm.dialler().give_up_kept();
         let Ticket {
             session_id,
             stream_url,

@@ -147,12 +147,22 @@ pub(super) async fn establish(
         if !may_retry(&error) || attempt >= options.handshake_attempts || cancel.is_cancelled() {
             return Err(error);
         }
-        tracing::warn!(
-            target = request.target,
-            attempt,
-            reason = describe(&error),
-            "an SSM session did not get through to the agent: ended it, trying another"
-        );
+        let reason = describe(&error);
+        let target = &request.target;
+        match error {
+            Error::WebSocket(_) => tracing::warn!(
+                target,
+                attempt,
+                reason,
+                "no way to the message gateway: ended the SSM session, trying another"
+            ),
+            _ => tracing::warn!(
+                target,
+                attempt,
+                reason,
+                "an SSM session did not get through to the agent: ended it, trying another"
+            ),
+        }
         attempt += 1;
         (stream, reports) = (driver.stream, driver.reports);
     }
@@ -170,9 +180,16 @@ async fn start(
 ) -> Result<Ticket, Error> {
     let mut attempt = 1;
     loop {
+        let turn = tokio::select! {
+            biased;
+            () = cancel.cancelled() => return Err(Error::Terminated),
+            turn = ssm.turn(&request.target) => turn,
+        };
+        let mut turn = turn?;
         // Never cancelled half-way: a session whose id we do not learn could not be terminated.
         let answer = ssm
-            .start_session(
+            .start_session_in(
+                &mut turn,
                 &request.target,
                 request.document.as_deref(),
                 &request.parameters,
@@ -182,19 +199,17 @@ async fn start(
         let Err(error @ api::Error::Throttled { .. }) = answer else {
             return Ok(answer?);
         };
+        // For all who wait for a turn: they would be told the same.
+        let wait = verdict::throttled_start(error.retry_after(), attempt, &mut rand::rng());
+        turn.put_off(wait);
         if attempt == THROTTLED_STARTS {
             return Err(error.into());
         }
-        let wait = verdict::throttled_start(error.retry_after(), attempt, &mut rand::rng());
         tracing::warn!(
             target = request.target,
             ?wait,
             "StartSession was throttled, waiting"
         );
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = cancel.cancelled() => return Err(Error::Terminated),
-        }
         attempt += 1;
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::{Sleep, sleep_until};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::super::error::without_full_stop;
-use super::super::protocol::data_channel::{self, Event};
+use super::super::protocol::data_channel::{self, DEAF_AFTER, Event};
 use super::super::protocol::handshake;
 use super::super::protocol::payload::{Flag, PayloadType};
 use super::super::session::SessionEvent;
@@ -192,7 +192,9 @@ impl Driver {
             if self.has_reached(goal) {
                 return Poll::Ready(Stop::Reached);
             }
-            let deadline = [self.channel.poll_timeout(), self.silence.poll_timeout(now)]
+            let deaf = self.channel.deaf_at().filter(|at| *at > now);
+            let silence = self.silence.poll_timeout(now);
+            let deadline = [self.channel.poll_timeout(), silence, deaf]
                 .into_iter()
                 .flatten()
                 .fold(connection.keepalive.poll_timeout(), Instant::min);
@@ -234,7 +236,7 @@ impl Driver {
         ControlFlow::Continue(())
     }
 
-    /// Looks whether the agent is silent, or is heard again.
+    /// Looks whether the agent is deaf or silent, or is heard again.
     fn listen(&mut self, connection: &Connection, now: Instant) -> ControlFlow<Stop> {
         let queue = self.rate.time_for(self.channel.bytes_in_flight());
         let signs = Signs {
@@ -243,6 +245,10 @@ impl Driver {
             is_socket_alive: !connection.keepalive.is_awaiting(),
             queue: queue.min(LONGEST_QUEUE),
         };
+        if signs.is_socket_alive && self.channel.deaf_at().is_some_and(|at| at <= now) {
+            tracing::debug!("the agent does not hear us");
+            return ControlFlow::Break(Stop::Silent { lasted: DEAF_AFTER });
+        }
         match self.silence.update(now, signs) {
             Some(Change::Silent { since }) => {
                 tracing::debug!("the agent does not answer");

@@ -102,14 +102,17 @@ impl Failures {
     }
 }
 
-/// The pause after StartSession was throttled for the `attempt`-th time, from 1, when the service has `asked`
-/// for one: never less than that, and not together with all the others who were told the same.
+/// The pause after StartSession was throttled for the `attempt`-th time, from 1: never less than the service has
+/// `asked` for, and not together with all the others who were told the same. Longer each time if it did not say.
 pub(super) fn throttled_start(
     asked: Option<Duration>,
     attempt: u32,
     rng: &mut impl Rng,
 ) -> Duration {
-    let due = asked.unwrap_or(THROTTLED).min(LONGEST_RETRY_AFTER) * attempt;
+    let due = match asked {
+        Some(asked) => asked.min(LONGEST_RETRY_AFTER),
+        None => THROTTLED * attempt,
+    };
     due.mul_f64(rng.random_range(1.0..1.25))
 }
 
@@ -131,12 +134,13 @@ mod tests {
     use crate::ssm::api::Operation::Resume;
 
     #[test]
-    fn a_throttled_start_waits_at_least_as_asked_and_longer_each_time() {
+    fn a_throttled_start_waits_as_asked_or_longer_each_time() {
         let mut rng = rand::rng();
         for (asked, attempt, least) in [
             (Some(5), 1, 5),
-            (Some(5), 2, 10),
+            (Some(5), 2, 5),
             (None, 1, 1),
+            (None, 2, 2),
             (Some(3600), 1, 60),
         ] {
             let asked = asked.map(Duration::from_secs);

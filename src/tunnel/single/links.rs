@@ -1,6 +1,8 @@
 //! Many SSM sessions seen as one tunnel: what is lost, and what is heard of again. Pure.
 
 use std::collections::BTreeMap;
+use std::mem;
+use std::time::Instant;
 
 use super::super::Event;
 use crate::ssm::SessionEvent;
@@ -8,107 +10,118 @@ use crate::ssm::SessionEvent;
 /// Names a session within its tunnel, in the order of their starts.
 pub(super) type Key = u64;
 
-/// How the link of one session is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a link is doing: that of one session, or the tunnel.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum Link {
+    #[default]
     Up,
-    Silent,
+    /// Since then.
+    Silent(Instant),
     Lost,
 }
 
-/// The links of all sessions that are open.
+/// The links of all sessions that are open, and what was told of them.
 ///
 /// The tunnel is lost as soon as one of them is, and back when none is: what is told of one tells of
-/// the network, and who waits should not be let into it meanwhile.
+/// the network, and who waits should not be let into it meanwhile. It is silent when all of them are:
+/// each has a process of its own in the agent, and one that hangs says nothing of the others.
 #[derive(Debug, Default)]
 pub(super) struct Links {
     links: BTreeMap<Key, Link>,
     next: Key,
+    told: Link,
 }
 
 impl Links {
-    /// Adds the link of a new session.
-    pub(super) fn add(&mut self) -> Key {
+    /// Adds the link of a new session; returns what that is for the tunnel.
+    pub(super) fn add(&mut self) -> (Key, Vec<Event>) {
         let key = self.next;
         self.next += 1;
         self.links.insert(key, Link::Up);
-        key
+        (key, self.news(""))
     }
 
     /// Takes in what has happened to a session; returns what that is for the tunnel.
-    pub(super) fn on_event(&mut self, key: Key, event: &SessionEvent) -> Option<Event> {
-        let before = self.worst();
-        let link = self.links.get_mut(&key)?;
+    pub(super) fn on_event(&mut self, key: Key, event: &SessionEvent) -> Vec<Event> {
+        let Some(link) = self.links.get_mut(&key) else {
+            return Vec::new();
+        };
         match event {
             SessionEvent::Lost { reason } => {
                 *link = Link::Lost;
-                (before != Some(Link::Lost)).then(|| Event::Lost {
-                    reason: reason.clone(),
-                })
+                return self.news(reason);
             }
+            SessionEvent::Silent { since } if *link == Link::Up => *link = Link::Silent(*since),
+            SessionEvent::Resumed { .. } | SessionEvent::Heard => *link = Link::Up,
             // One of them speaks for all.
-            SessionEvent::Retrying { error, hint, .. } => {
-                let mut links = self.links.iter();
-                let first = links.find(|(_, link)| **link == Link::Lost);
-                first
-                    .is_some_and(|(first, _)| *first == key)
-                    .then(|| Event::Retrying {
-                        error: error.clone(),
-                        hint: hint.clone(),
-                    })
+            SessionEvent::Retrying { error, hint, .. } if self.first_lost() == Some(key) => {
+                return vec![Event::Retrying {
+                    error: error.clone(),
+                    hint: hint.clone(),
+                }];
             }
-            SessionEvent::Silent { since } if *link == Link::Up => {
-                *link = Link::Silent;
-                (before == Some(Link::Up)).then_some(Event::Silent { since: *since })
-            }
-            SessionEvent::Resumed { .. } | SessionEvent::Heard => {
-                *link = Link::Up;
-                self.recovery(before)
-            }
-            SessionEvent::Silent { .. }
+            SessionEvent::Retrying { .. }
+            | SessionEvent::Silent { .. }
             | SessionEvent::ConnectToPortError
-            | SessionEvent::Closed { .. } => None,
+            | SessionEvent::Closed { .. } => {}
         }
+        self.news("")
     }
 
     /// Takes in that a session is over; returns what that is for the tunnel.
     ///
     /// The end of one that was well ends its stream and nothing else. One that could not be resumed
     /// ends the tunnel if it was the last.
-    pub(super) fn on_end(&mut self, key: Key, reason: &str) -> Option<Event> {
-        let before = self.worst();
-        let link = self.links.remove(&key)?;
-        if self.links.is_empty() && link != Link::Up {
-            return Some(Event::Over {
+    pub(super) fn on_end(&mut self, key: Key, reason: &str) -> Vec<Event> {
+        let ended = self.links.remove(&key);
+        if self.links.is_empty() && ended.is_some_and(|link| link != Link::Up) {
+            return vec![Event::Over {
                 reason: reason.to_owned(),
-            });
+            }];
         }
-        self.recovery(before)
+        self.news("")
     }
 
-    /// What it means that the links, at worst `before`, may have become better.
-    fn recovery(&self, before: Option<Link>) -> Option<Event> {
-        let after = self.worst().unwrap_or(Link::Up);
-        match before? {
-            Link::Lost if after != Link::Lost => Some(Event::Resumed),
-            Link::Silent if after == Link::Up => Some(Event::Heard),
+    /// What is to be told of a change, which counts as told then; a loss is for `reason`.
+    fn news(&mut self, reason: &str) -> Vec<Event> {
+        let present = self.present();
+        let reason = || reason.to_owned();
+        match (mem::replace(&mut self.told, present), present) {
+            (Link::Up, Link::Up)
+            | (Link::Silent(_), Link::Silent(_))
+            | (Link::Lost, Link::Lost) => Vec::new(),
+            (_, Link::Lost) => vec![Event::Lost { reason: reason() }],
+            (Link::Up, Link::Silent(since)) => vec![Event::Silent { since }],
+            (Link::Lost, Link::Silent(since)) => vec![Event::Resumed, Event::Silent { since }],
+            (Link::Silent(_), Link::Up) => vec![Event::Heard],
+            (Link::Lost, Link::Up) => vec![Event::Resumed],
+        }
+    }
+
+    /// How the tunnel is doing.
+    fn present(&self) -> Link {
+        if self.first_lost().is_some() {
+            return Link::Lost;
+        }
+        let silences = self.links.values().map(|link| match link {
+            Link::Silent(since) => Some(*since),
             _ => None,
-        }
+        });
+        let all: Option<Vec<Instant>> = silences.collect();
+        let last = all.and_then(|all| all.into_iter().max());
+        last.map_or(Link::Up, Link::Silent)
     }
 
-    fn worst(&self) -> Option<Link> {
-        let rank = |link: &Link| match link {
-            Link::Up => 0,
-            Link::Silent => 1,
-            Link::Lost => 2,
-        };
-        self.links.values().copied().max_by_key(rank)
+    fn first_lost(&self) -> Option<Key> {
+        let mut links = self.links.iter();
+        let lost = links.find(|(_, link)| **link == Link::Lost);
+        lost.map(|(key, _)| *key)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Duration;
 
     use super::*;
 
@@ -132,51 +145,75 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_tunnel_is_lost_while_any_link_is() {
+    /// Two links that are well.
+    fn two() -> (Links, Key, Key) {
         let mut links = Links::default();
-        let (a, b) = (links.add(), links.add());
-        let reason = "bye".to_owned();
-        assert_eq!(
-            links.on_event(b, &lost("bye")),
-            Some(Event::Lost { reason })
-        );
-        assert_eq!(links.on_event(a, &lost("bye, too")), None);
-        let error = "a".to_owned();
-        assert_eq!(links.on_event(b, &retrying("b")), None);
-        assert_eq!(
-            links.on_event(a, &retrying("a")),
-            Some(Event::Retrying { error, hint: None })
-        );
-        assert_eq!(links.on_event(a, &resumed()), None);
-        assert_eq!(links.on_event(b, &resumed()), Some(Event::Resumed));
+        let (a, nothing) = links.add();
+        assert_eq!(nothing, []);
+        let b = links.add().0;
+        (links, a, b)
     }
 
     #[test]
-    fn silence_of_one_is_silence_until_it_is_heard() {
-        let mut links = Links::default();
-        let (a, b) = (links.add(), links.add());
+    fn the_tunnel_is_lost_while_any_link_is() {
+        let (mut links, a, b) = two();
+        let reason = "bye".to_owned();
+        assert_eq!(links.on_event(b, &lost("bye")), [Event::Lost { reason }]);
+        assert_eq!(links.on_event(a, &lost("bye, too")), []);
+        let error = "a".to_owned();
+        assert_eq!(links.on_event(b, &retrying("b")), []);
+        assert_eq!(
+            links.on_event(a, &retrying("a")),
+            [Event::Retrying { error, hint: None }]
+        );
+        assert_eq!(links.add().1, []);
+        assert_eq!(links.on_event(a, &resumed()), []);
+        assert_eq!(links.on_event(b, &resumed()), [Event::Resumed]);
+    }
+
+    #[test]
+    fn the_tunnel_is_silent_while_all_links_are() {
+        let (mut links, a, b) = two();
+        let since = Instant::now();
+        let later = since + Duration::from_secs(1);
+        let silent = |since| SessionEvent::Silent { since };
+        assert_eq!(links.on_event(a, &silent(later)), []);
+        let last = Event::Silent { since: later };
+        assert_eq!(links.on_event(b, &silent(since)), [last]);
+        assert_eq!(links.on_event(a, &SessionEvent::Heard), [Event::Heard]);
+        assert_eq!(links.on_event(b, &SessionEvent::Heard), []);
+    }
+
+    #[test]
+    fn silence_ends_with_a_new_link_and_begins_with_the_end_of_the_last_that_is_well() {
+        let (mut links, a, b) = two();
         let since = Instant::now();
         let silent = SessionEvent::Silent { since };
-        assert_eq!(links.on_event(a, &silent), Some(Event::Silent { since }));
-        assert_eq!(links.on_event(b, &silent), None);
-        assert_eq!(links.on_event(a, &SessionEvent::Heard), None);
-        assert_eq!(links.on_event(b, &SessionEvent::Heard), Some(Event::Heard));
+        assert_eq!(links.on_event(a, &silent), []);
+        assert_eq!(links.on_end(b, "exit"), [Event::Silent { since }]);
+        let (c, events) = links.add();
+        assert_eq!(events, [Event::Heard]);
+        // What was lost comes back while the other one is still silent.
+        let reason = "bye".to_owned();
+        assert_eq!(links.on_event(c, &lost("bye")), [Event::Lost { reason }]);
+        let both = [Event::Resumed, Event::Silent { since }];
+        assert_eq!(links.on_end(c, "refused"), both);
+        let reason = "silent".to_owned();
+        assert_eq!(links.on_end(a, "silent"), [Event::Over { reason }]);
     }
 
     #[test]
     fn an_end_is_the_tunnels_only_for_the_last_that_is_lost() {
-        let mut links = Links::default();
-        let (a, b) = (links.add(), links.add());
-        assert_eq!(links.on_end(a, "exit"), None);
+        let (mut links, a, b) = two();
+        assert_eq!(links.on_end(a, "exit"), []);
         links.on_event(b, &lost("bye"));
-        let c = links.add();
-        assert_eq!(links.on_end(b, "refused"), Some(Event::Resumed));
+        let c = links.add().0;
+        assert_eq!(links.on_end(b, "refused"), [Event::Resumed]);
         links.on_event(c, &lost("bye"));
         let reason = "refused".to_owned();
-        assert_eq!(links.on_end(c, "refused"), Some(Event::Over { reason }));
-        let d = links.add();
-        assert_eq!(links.on_end(d, "exit"), None);
-        assert_eq!(links.on_end(d, "exit"), None);
+        assert_eq!(links.on_end(c, "refused"), [Event::Over { reason }]);
+        let (mut links, d, _) = two();
+        assert_eq!(links.on_end(d, "exit"), []);
+        assert_eq!(links.on_end(d, "exit"), []);
     }
 }

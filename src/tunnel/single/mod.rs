@@ -7,7 +7,7 @@
 
 mod links;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 use self::links::{Key, Links};
 use super::{Error, Event, Options, Stream, error};
 use crate::report::one_line;
+use crate::ssm::protocol::version::agent_multiplexes;
 use crate::ssm::{self, SsmSession, StartRequest};
 
 /// Events kept for an owner that is slow to take them; more are lost.
@@ -26,22 +27,26 @@ const EVENTS: usize = 64;
 /// What old agents say, when a session ends, of a port that nothing listens on.
 const REFUSED: &str = "Unable to connect to specified port";
 
-/// The machines of which [`tell`] has told, each with its agent's version: as many as this process serves.
-static TOLD: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+/// What was told of agents that are too old. Clones share it, so that it is told once however often they dial.
+#[derive(Debug, Clone, Default)]
+pub struct Told(Arc<Mutex<Option<String>>>);
 
-/// Tells what an old agent costs; once, and then at each redial only to those who look closely.
-pub(super) fn tell(target: &str, version: &str) {
-    let mut told = TOLD.lock().unwrap_or_else(PoisonError::into_inner);
-    if !told.insert((target.to_owned(), version.to_owned())) {
-        return info!(target, version, "the SSM agent is still too old");
+impl Told {
+    /// Tells what an agent of this version costs; once, and then at each redial only to those who look closely.
+    pub(super) fn tell(&self, target: &str, version: &str) {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.as_deref() == Some(version) {
+            return info!(target, version, "the SSM agent is still too old");
+        }
+        *told = Some(version.to_owned());
+        warn!(
+            target,
+            version,
+            "the SSM agent is too old for several connections in a session: each takes a session of its own, and \
+             longer to open, and one at most is kept ready; {}",
+            error::update(target)
+        );
     }
-    warn!(
-        target,
-        version,
-        "the SSM agent is too old for several connections in a session: each takes a session of its own, and \
-         longer to open; {}",
-        error::update(target)
-    );
 }
 
 /// Whether a session has ended because nothing listens on the port.
@@ -102,7 +107,8 @@ impl Single {
     /// Starts an SSM session for one stream. When nothing listens on the port, the stream ends at once.
     ///
     /// # Errors
-    /// [`Error::Single`]; the tunnel is over then, and the streams that it has are not.
+    /// [`Error::Single`]; if it is one that waiting cannot heal the tunnel is over then, and the streams
+    /// that it has are not. Otherwise the next may open.
     pub(super) async fn open(&self) -> Result<Stream, Error> {
         let Options {
             ssm, target, port, ..
@@ -121,15 +127,24 @@ impl Single {
                     version: self.version.clone(),
                     source,
                 };
-                self.shared.over.send_replace(Some(one_line(&error)));
+                if error.is_final() {
+                    self.shared.over.send_replace(Some(one_line(&error)));
+                }
                 return Err(error);
             }
         };
+        let version = session.established().peer_version.as_deref();
+        if version.is_some_and(agent_multiplexes) {
+            // This stream goes on, and the next tunnel carries all that follow.
+            let reason = "the SSM agent was updated".to_owned();
+            self.shared.over.send_replace(Some(reason));
+        }
         let session = Arc::new(session);
         let key = {
             let mut sessions = self.shared.lock();
-            let key = sessions.links.add();
+            let (key, events) = sessions.links.add();
             sessions.open.insert(key, Arc::downgrade(&session));
+            self.shared.tell(events);
             key
         };
         let released = CancellationToken::new();
@@ -165,7 +180,8 @@ impl Single {
             .unwrap_or_default()
     }
 
-    /// Ends all streams, unless the tunnel is over: those it has left then are their owners'.
+    /// Ends all streams, unless the tunnel is over: those it has left then are their owners'. Waits for none of
+    /// them: their tasks are in the tracker of the options.
     pub(super) async fn terminate(&self) {
         if self.shared.over.borrow().is_none() {
             self.shared.stop.cancel();
@@ -190,33 +206,35 @@ impl Shared {
             };
             let Some(event) = event else { break };
             debug!(session_id = session.id(), ?event, "session of a stream");
-            let event = self.lock().links.on_event(key, &event);
-            self.tell(event);
+            // Under the lock, so that what happens to two sessions is told in its order.
+            let mut sessions = self.lock();
+            let events = sessions.links.on_event(key, &event);
+            self.tell(events);
         }
         let end = session.terminate().await;
         if is_refusal(&end) {
             self.note_refusal();
         }
-        let event = {
-            let mut sessions = self.lock();
-            sessions.open.remove(&key);
-            sessions.links.on_end(key, &one_line(&*end))
-        };
-        self.tell(event);
+        let mut sessions = self.lock();
+        sessions.open.remove(&key);
+        let events = sessions.links.on_end(key, &one_line(&*end));
+        self.tell(events);
     }
 
     fn note_refusal(&self) {
         self.refusals.send_modify(|count| *count += 1);
     }
 
-    fn tell(&self, event: Option<Event>) {
-        match event {
-            Some(Event::Over { reason }) => {
-                self.over.send_replace(Some(reason));
+    /// Tells the owner; never waits.
+    fn tell(&self, events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Over { reason } => {
+                    self.over.send_replace(Some(reason));
+                }
+                // Who does not listen misses it.
+                event => drop(self.events.try_send(event)),
             }
-            // Who does not listen misses it.
-            Some(event) => drop(self.events.try_send(event)),
-            None => {}
         }
     }
 

@@ -506,7 +506,7 @@ pub struct Agent {
 /// For how long the embedded agents' Port sessions are not ready, from each handshake on.
 ///
 /// Agents from 3.0.655.0 on leave what comes meanwhile unacknowledged, so that it comes again; those
-/// before acknowledge it and lose it.
+/// before acknowledge it and lose it, and in a session with smux hear nothing more from then on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Unready {
@@ -619,6 +619,34 @@ mod tests {
             })
             .collect();
         assert_eq!(kinds.len(), EXAMPLES.len());
+    }
+
+    /// Those of the module's documentation are right, and there is one of each kind as well.
+    #[test]
+    fn the_examples_in_the_documentation_are_right() {
+        let lines = include_str!("../mod.rs").lines();
+        let written = lines
+            .filter_map(|line| line.strip_prefix("//! {"))
+            .map(|line| format!("{{{line}"));
+        let plans: Vec<Plan> = written
+            .map(|line| {
+                // What it means stands behind it.
+                let mut values =
+                    serde_json::Deserializer::from_str(&line).into_iter::<serde_json::Value>();
+                let value = values.next().unwrap().unwrap();
+                value.to_string().parse().unwrap()
+            })
+            .collect();
+        let kind = |fault: &Fault| serde_json::to_value(fault).unwrap()["fault"].to_string();
+        let documented: std::collections::BTreeSet<_> = plans
+            .iter()
+            .flat_map(|plan| &plan.faults)
+            .map(kind)
+            .collect();
+        for (example, _) in EXAMPLES {
+            let kind = kind(&serde_json::from_str(example).unwrap());
+            assert!(documented.contains(&kind), "{kind}");
+        }
     }
 
     #[test]

@@ -75,3 +75,19 @@ async fn a_dropped_start_leaves_no_session_behind() {
     within(tracker.wait()).await;
     assert_eq!(service.calls(), ["StartSession", "TerminateSession"]);
 }
+
+/// Who has left while others were being started starts nothing, and is not waited for.
+#[tokio::test]
+async fn whoever_leaves_before_their_turn_starts_nothing() {
+    let service = Service::start(Faults::default()).await;
+    let ssm = service.ssm();
+    let turn = within(ssm.turn(&request().target)).await.unwrap();
+    let options = options();
+    let tracker = options.tracker.clone();
+    let start = SsmSession::start(ssm, request(), options);
+    assert!(timeout(Duration::from_millis(50), start).await.is_err());
+    tracker.close();
+    within(tracker.wait()).await;
+    drop(turn);
+    assert!(service.calls().is_empty());
+}

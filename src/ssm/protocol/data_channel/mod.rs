@@ -37,8 +37,14 @@ use super::reliability::rtt::RttEstimator;
 /// The agent waits this long for HandshakeResponse.
 const HANDSHAKE_RESPONSE_WAIT: Duration = Duration::from_secs(15);
 /// An agent that acknowledges and loses what comes before its port is open has this long to open it,
-/// unless it says something before: a dial to its own machine.
-const EARLY_HOLD: Duration = Duration::from_millis(500);
+/// unless it says something before. It has smux then, of which the client speaks first.
+const EARLY_HOLD_MUX: Duration = Duration::from_millis(500);
+/// The same where the session is one connection: the server speaks first, as sshd does, and tells by
+/// that that the port is open. Only one that waits for the client is sent something without that.
+const EARLY_HOLD_BASIC: Duration = Duration::from_secs(20);
+/// An agent that loses early data, was sent some and has said nothing of its own for so long does not hear us: what
+/// came too early has killed its reader. What it was sent makes it speak sooner, were it only for a closed port.
+pub(crate) const DEAF_AFTER: Duration = Duration::from_secs(10);
 /// What was sent this long, and two round trips, before the last sign of life has arrived.
 const CERTAIN: Duration = Duration::from_secs(2);
 /// Control messages are accepted this far beyond a full outgoing buffer.
@@ -60,6 +66,7 @@ pub struct DataChannel {
     is_turn_of_data: bool,
     /// Client: data is held back until then, unless the agent speaks before.
     held_until: Option<Instant>,
+    early: Early,
     /// Set while the pacer holds messages back.
     paced_until: Option<Instant>,
     acknowledges: Acknowledging,
@@ -88,6 +95,17 @@ enum Phase {
     Open,
     Failed,
     Closed,
+}
+
+/// Client: whether what was sent first may have been lost, and the session with it.
+#[derive(Debug)]
+enum Early {
+    /// The agent loses nothing, or has spoken since.
+    Safe,
+    /// It may lose what it is sent next.
+    AtRisk,
+    /// It was sent something then.
+    Sent(Instant),
 }
 
 /// A stream message without what is not needed any more.
@@ -144,6 +162,7 @@ impl DataChannel {
             peer_heard_at: now,
             is_turn_of_data: false,
             held_until: None,
+            early: Early::Safe,
             paced_until: None,
             acknowledges: Acknowledging::new(config.pace.is_some(), now),
             events: VecDeque::new(),
@@ -319,6 +338,9 @@ impl DataChannel {
     /// and leave behind fresh acknowledgements. The agent only ends a pause.
     pub fn on_reconnected(&mut self, now: Instant) {
         self.unpause();
+        if let Early::Sent(since) = &mut self.early {
+            *since = now;
+        }
         self.outgoing.on_reconnected(now);
         self.grant_wish(now);
         if matches!(self.role, Role::Agent(_)) {
@@ -388,6 +410,15 @@ impl DataChannel {
     /// When the peer was last heard: a stream message or an acknowledgement, new or repeated.
     pub fn peer_heard_at(&self) -> Instant {
         self.peer_heard_at
+    }
+
+    /// Client: when the agent counts as deaf, if it says nothing of its own before: then only another SSM session
+    /// helps, and nothing is lost with this one.
+    pub fn deaf_at(&self) -> Option<Instant> {
+        match self.early {
+            Early::Sent(since) => Some(since + DEAF_AFTER),
+            Early::Safe | Early::AtRisk => None,
+        }
     }
 
     /// Messages of the peer that wait for one before them.

@@ -7,7 +7,9 @@ use super::super::handshake::{
 };
 use super::super::payload::PayloadType;
 use super::super::version;
-use super::{DataChannel, EARLY_HOLD, Error, Established, Event, Phase, Role};
+use super::{
+    DataChannel, EARLY_HOLD_BASIC, EARLY_HOLD_MUX, Early, Error, Established, Event, Phase, Role,
+};
 
 impl DataChannel {
     /// What happens before anything arrives: the agent asks, or opens at once.
@@ -82,7 +84,11 @@ impl DataChannel {
         established.customer_message = complete.customer_message;
         self.outgoing.expect_refusal();
         if version::agent_loses_early_data(&request.agent_version) {
-            self.held_until = Some(now + EARLY_HOLD);
+            self.early = Early::AtRisk;
+            self.held_until = Some(match established.is_multiplexed {
+                true => now + EARLY_HOLD_MUX,
+                false => now + EARLY_HOLD_BASIC,
+            });
         }
         // A probe that means nothing to the session is known for ports only.
         let is_port = matches!(established.session, Some((SessionType::Port, _)));

@@ -8,7 +8,7 @@ use super::super::message::Header;
 use super::super::payload::{self, Flag, PayloadType};
 use super::super::reliability::acknowledging::Received;
 use super::super::reliability::incoming::Arrival;
-use super::{DataChannel, Error, Established, Event, Phase, Queued, Role, Stream};
+use super::{DataChannel, Early, Error, Established, Event, Phase, Queued, Role, Stream};
 
 impl DataChannel {
     pub(super) fn handle_stream(
@@ -120,7 +120,7 @@ impl DataChannel {
                 Ok(())
             }
             (kind @ (PayloadType::Flag | PayloadType::Size), _) => {
-                self.held_until = None;
+                self.on_peer_data();
                 let event = match kind {
                     PayloadType::Flag => Flag::decode(&stream.payload).map(Event::Flag),
                     _ => serde_json::from_slice(&stream.payload)
@@ -137,7 +137,7 @@ impl DataChannel {
                 Ok(())
             }
             (kind, _) => {
-                self.held_until = None;
+                self.on_peer_data();
                 if matches!(self.phase, Phase::Opening) {
                     self.open(Established::without_handshake());
                 }
@@ -149,6 +149,13 @@ impl DataChannel {
                 Ok(())
             }
         }
+    }
+
+    /// Notes that the other end has sent something of its own: it takes what it is sent.
+    fn on_peer_data(&mut self) {
+        self.held_until = None;
+        self.early = Early::Safe;
+        self.outgoing.on_peer_data();
     }
 
     /// Queues an event that stands for `stream`, to be acknowledged when it is taken.

@@ -10,7 +10,7 @@ use super::super::acknowledge::Acknowledge;
 use super::super::message::{FLAG_SYN, Header, MessageType};
 use super::super::payload::{PayloadType, Size};
 use super::super::reliability::acknowledging::Received;
-use super::{DataChannel, Role};
+use super::{DataChannel, Early, Role};
 
 impl DataChannel {
     pub(super) fn transmit_repeat(&mut self, now: Instant) -> Option<Bytes> {
@@ -38,6 +38,9 @@ impl DataChannel {
             return None;
         }
         let (frame, is_resend) = self.outgoing.transmit(now)?;
+        if matches!(self.early, Early::AtRisk) {
+            self.early = Early::Sent(now);
+        }
         match is_resend {
             true => self.statistics.resent += 1,
             false => self.statistics.sent += 1,

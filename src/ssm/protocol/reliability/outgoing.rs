@@ -122,8 +122,10 @@ struct Probe {
 /// What is known of a peer that acknowledges each message once.
 #[derive(Debug, Clone, Copy)]
 struct Once {
-    /// The first message that it may refuse because it is not ready yet.
+    /// The first message, which it refuses while it is not ready, and acknowledges those behind it.
     first: u64,
+    /// Whether it has shown that it is ready, so that silence about the first message tells something.
+    is_ready: bool,
     /// Whether something new is to be sent behind the resends, for its answer.
     wants_fresh: bool,
 }
@@ -151,8 +153,6 @@ const PROMPT_WAIT: Duration = Duration::from_millis(30);
 /// One is not enough: it may have been lost together with the peer's socket, of which we are not told.
 /// Three such losses on end, each with something sent after it that was not lost, do not happen.
 const SILENCES: u32 = 3;
-/// The same for the first message, which a peer that is not ready refuses for up to a second.
-const FIRST_SILENCES: u32 = 6;
 /// Transmissions of a message after which its answer is rather lost than late.
 const TELLING: u32 = 3;
 
@@ -263,8 +263,16 @@ impl Outgoing {
     pub fn expect_single_answers(&mut self) {
         self.once = Some(Once {
             first: self.next_sequence(),
+            is_ready: false,
             wants_fresh: false,
         });
+    }
+
+    /// Notes that the peer has sent data of its own, as only one that is ready does.
+    pub fn on_peer_data(&mut self) {
+        if let Some(once) = &mut self.once {
+            once.is_ready = true;
+        }
     }
 
     /// Whether a new message is to be sent now, whatever is in it; asked once for each.
@@ -367,12 +375,11 @@ impl Outgoing {
     fn conclude_from(&mut self, turn: u64) {
         let Some(once) = self.once else { return };
         for (seq, entry) in (self.base..).zip(self.entries.iter_mut().take(self.sent)) {
+            if seq == once.first && !once.is_ready {
+                continue;
+            }
             entry.note_silence(turn);
-            let enough = match seq == once.first {
-                true => FIRST_SILENCES,
-                false => SILENCES,
-            };
-            if entry.silences >= enough
+            if entry.silences >= SILENCES
                 && let Some(frame) = entry.frame.take()
             {
                 self.bytes -= frame.len();

@@ -364,40 +364,100 @@ fn an_agent_that_is_not_ready_gets_the_message_again_soon() {
     assert_eq!(pair.ends[AGENT].received, b"refused");
 }
 
+/// An agent that acknowledges once, and for long not the first message.
+#[test]
+fn a_first_message_is_never_taken_for_acknowledged() {
+    let mut options = AgentOptions::new(Some(request_of("3.2.985.0")));
+    options.acknowledges_duplicates = false;
+    let agent = Config::agent(options);
+    let weather = Weather::default();
+    let mut pair = Pair::new(Config::client("1.2.764.0"), agent, weather, 7);
+    pair.run_for(MS * 10);
+    pair.ends[AGENT].channel.set_ready(false);
+    pair.ends[CLIENT].to_send.push_back(b"refused".to_vec());
+    pair.run_for(MS * 3000);
+    assert!(pair.ends[AGENT].received.is_empty());
+    pair.ends[AGENT].channel.set_ready(true);
+    pair.run_for(MS * 3000);
+    assert_eq!(pair.ends[AGENT].received, b"refused");
+    assert!(pair.is_done());
+}
+
+/// A session of this document with an agent that acknowledges and loses what comes too early.
+fn losing_early(version: &str, document: serde_json::Value) -> Pair {
+    let mut options = AgentOptions::new(Some(HandshakeRequest::port(version, document)));
+    options.processes_first = false;
+    options.acknowledges_duplicates = false;
+    let agent = Config::agent(options);
+    Pair::new(Config::client("1.2.764.0"), agent, Weather::default(), 7)
+}
+
 /// Agents before 3.0.655.0 acknowledge and lose what comes before their port is open.
 #[test]
 fn an_agent_that_loses_early_data_is_given_time_or_waited_for() {
-    let old = || {
-        let mut options = AgentOptions::new(Some(request_of("3.0.603.0")));
-        options.processes_first = false;
-        let agent = Config::agent(options);
-        Pair::new(Config::client("1.2.764.0"), agent, Weather::default(), 7)
-    };
-    for speaks in [false, true] {
-        let mut pair = old();
-        pair.ends[CLIENT].to_send.push_back(b"early".to_vec());
-        pair.ends[AGENT].channel.set_ready(false);
-        pair.run_for(EARLY_HOLD - MS);
-        assert!(pair.ends[AGENT].received.is_empty());
-        pair.ends[AGENT].channel.set_ready(true);
-        if speaks {
-            pair.ends[AGENT].to_send.push_back(b"banner".to_vec());
+    let forwarding = serde_json::json!({"portNumber": "22", "type": "LocalPortForwarding"});
+    let single = serde_json::json!({"portNumber": "22"});
+    for (version, document, hold) in [
+        ("3.0.603.0", &forwarding, EARLY_HOLD_MUX),
+        ("3.0.603.0", &single, EARLY_HOLD_BASIC),
+        ("3.0.196.0", &forwarding, EARLY_HOLD_BASIC),
+        ("2.3.722.0", &single, EARLY_HOLD_BASIC),
+    ] {
+        for speaks in [false, true] {
+            let mut pair = losing_early(version, document.clone());
+            pair.ends[CLIENT].to_send.push_back(b"early".to_vec());
+            pair.ends[AGENT].channel.set_ready(false);
+            pair.run_for(hold - MS);
+            assert!(pair.ends[AGENT].received.is_empty());
+            pair.ends[AGENT].channel.set_ready(true);
+            if speaks {
+                pair.ends[AGENT].to_send.push_back(b"banner".to_vec());
+            }
+            let wait = if speaks { Duration::ZERO } else { MS };
+            pair.run_for(wait);
+            assert_eq!(pair.ends[AGENT].received, b"early", "{version} {speaks}");
+            pair.run_for(MS * 10);
+            assert!(pair.is_done());
         }
-        let wait = if speaks { Duration::ZERO } else { MS };
-        pair.run_for(wait);
-        assert_eq!(pair.ends[AGENT].received, b"early", "{speaks}");
-        pair.run_for(MS * 10);
-        assert!(pair.is_done());
     }
     // Without the wait it would be gone.
-    let mut pair = old();
-    pair.run_for(EARLY_HOLD + MS);
+    let mut pair = losing_early("3.0.603.0", forwarding);
+    pair.run_for(EARLY_HOLD_MUX + MS);
     pair.ends[AGENT].channel.set_ready(false);
     pair.ends[CLIENT].to_send.push_back(b"lost".to_vec());
     pair.run_for(MS * 10);
     pair.ends[AGENT].channel.set_ready(true);
     pair.run_for(MS * 3000);
     assert!(pair.is_done() && pair.ends[AGENT].received.is_empty());
+}
+
+/// What has come too early has killed the reader of an old agent, whether it was acknowledged or not.
+#[test]
+fn an_old_agent_that_never_speaks_is_deaf() {
+    let forwarding = serde_json::json!({"portNumber": "22", "type": "LocalPortForwarding"});
+    let mut pair = losing_early("3.0.222.0", forwarding.clone());
+    pair.run_for(MS * 1000);
+    assert_eq!(pair.ends[CLIENT].channel.deaf_at(), None);
+    let sent_at = pair.now;
+    pair.ends[CLIENT].to_send.push_back(b"first".to_vec());
+    pair.run_for(MS * 1000);
+    assert!(pair.is_done());
+    let deaf_at = |pair: &Pair| pair.ends[CLIENT].channel.deaf_at();
+    assert_eq!(deaf_at(&pair), Some(sent_at + DEAF_AFTER));
+    // A new socket is given its time.
+    pair.cut(true);
+    assert_eq!(deaf_at(&pair), Some(pair.now + DEAF_AFTER));
+    pair.ends[AGENT].to_send.push_back(b"banner".to_vec());
+    pair.run_for(MS);
+    assert_eq!(deaf_at(&pair), None);
+    pair.ends[CLIENT].to_send.push_back(b"more".to_vec());
+    pair.run_for(MS * 1000);
+    assert_eq!(deaf_at(&pair), None);
+    // Agents of today are waited for.
+    let mut pair = Pair::standard(Weather::default());
+    pair.ends[CLIENT].to_send.push_back(b"first".to_vec());
+    pair.run_for(MS * 1000);
+    assert_eq!(deaf_at(&pair), None);
 }
 
 /// With an agent that acknowledges each message once, lost acknowledgements take up no room for ever.
