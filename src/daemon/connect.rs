@@ -22,6 +22,7 @@ use super::control::message::{Identity, Wanted};
 use super::control::{due, now};
 use super::fleet::account;
 use super::journal::keep_swept;
+use super::terminal::Terminal;
 use crate::aws::{self, Aws};
 use crate::config::Serve;
 use crate::report::one_line;
@@ -187,7 +188,8 @@ impl Attempt<'_> {
 
     async fn find(&self) -> Result<Found, Error> {
         let config = self.config;
-        let aws = super::aws(config.profile.as_deref(), config.region.as_deref()).await?;
+        let (profile, region) = (config.profile.as_deref(), config.region.as_deref());
+        let aws = super::aws_of(profile, region, Terminal::behind()).await?;
         let mut wanted = Wanted {
             target: config.target.trim().to_owned(),
             port: config.ssh_port,
