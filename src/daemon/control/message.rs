@@ -11,14 +11,15 @@ pub(super) const VERSION: u32 = 1;
 /// Characters of a text that is passed on for a person to read.
 const TEXT_CHARS: usize = 2_000;
 
-/// Environment variables that decide who we are at AWS, whatever the profile.
-const IDENTITY: [&str; 6] = [
+/// Environment variables that decide who we are at AWS, whatever the profile; by the last one, where its files are.
+const IDENTITY: [&str; 7] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_CONFIG_FILE",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_ROLE_ARN",
     "AWS_SHARED_CREDENTIALS_FILE",
+    "HOME",
 ];
 
 /// The first line of a client: which machine it wants to reach.
