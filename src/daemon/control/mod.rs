@@ -124,6 +124,8 @@ impl Control {
                 drop(place);
             });
         }
+        // Who comes now goes its own way at once.
+        drop(self);
         clients.close();
         clients.wait().await;
     }
