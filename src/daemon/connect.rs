@@ -18,7 +18,7 @@ use tracing::{debug, info};
 use super::control::carry::{self, Sink, Source, carry};
 use super::control::client::{self, Way};
 use super::control::herald::{Happening, Herald};
-use super::control::message::{Identity, Wanted};
+use super::control::message::{Demand, Identity};
 use super::control::{due, now};
 use super::fleet::account;
 use super::journal::keep_swept;
@@ -27,7 +27,7 @@ use super::wanted::Inquirer;
 use crate::aws::{self, Aws};
 use crate::config::Serve;
 use crate::report::one_line;
-use crate::target;
+use crate::target::{self, Wanted};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{News, RawStream};
 
@@ -184,24 +184,24 @@ impl Attempt<'_> {
         let config = self.config;
         let (profile, region) = (config.profile.as_deref(), config.region.as_deref());
         let aws = super::aws_of(profile, region, Terminal::behind()).await?;
-        let mut wanted = Wanted {
+        let mut demand = Demand {
             target: config.target.trim().to_owned(),
             port: config.ssh_port,
             place: account::place(config, aws.ssm()),
             identity: Identity::of_environment(),
         };
-        if let Some(way) = shared(&wanted).await? {
+        if let Some(way) = shared(&demand).await? {
             return Ok(Found::Daemon(way));
         }
         // An id is tried unseen, which saves a call.
-        let target = target::Wanted::find(&aws, &wanted.target).await?;
-        if target.id() != wanted.target {
-            target.id().clone_into(&mut wanted.target);
-            if let Some(way) = shared(&wanted).await? {
+        let wanted = Wanted::find(&aws, &demand.target).await?;
+        if wanted.id() != demand.target {
+            wanted.id().clone_into(&mut demand.target);
+            if let Some(way) = shared(&demand).await? {
                 return Ok(Found::Daemon(way));
             }
         }
-        let (tunnel, stream) = self.dial(&aws, wanted, target).await?;
+        let (tunnel, stream) = self.dial(&aws, demand, wanted).await?;
         Ok(Found::Tunnel(tunnel, stream))
     }
 
@@ -209,14 +209,14 @@ impl Attempt<'_> {
     async fn dial(
         &self,
         aws: &Aws,
+        demand: Demand,
         wanted: Wanted,
-        target: target::Wanted,
     ) -> Result<(Arc<Tunnel>, RawStream), Error> {
         let ssm = match &self.config.ssmmessages_endpoint {
             Some(endpoint) => aws.ssm().clone().with_message_endpoint(endpoint.clone()),
             None => aws.ssm().clone(),
         };
-        let journal = account::journal(wanted.place);
+        let journal = account::journal(demand.place);
         if let Some(journal) = &journal {
             let (journal, aws) = (Arc::clone(journal), aws.clone());
             let (news, over) = (self.news.subscribe(), self.over.clone());
@@ -224,10 +224,10 @@ impl Attempt<'_> {
         }
         let options = tunnel::Options {
             ssm,
-            target: wanted.target,
-            port: wanted.port,
+            target: demand.target,
+            port: demand.port,
             journal: journal.map(|journal| journal as _),
-            witness: Some(Arc::new(Inquirer(Arc::new(target)))),
+            witness: Some(Arc::new(Inquirer(Arc::new(wanted)))),
             tracker: self.tasks.clone(),
         };
         let held = self.config.hold;
@@ -254,8 +254,8 @@ impl Attempt<'_> {
 ///
 /// # Errors
 /// The daemon has such a way and cannot use it for now. Where that is so for good, there is none.
-async fn shared(wanted: &Wanted) -> Result<Option<Way>, Error> {
-    let Some(mut way) = client::ask(wanted).await else {
+async fn shared(demand: &Demand) -> Result<Option<Way>, Error> {
+    let Some(mut way) = client::ask(demand).await else {
         return Ok(None);
     };
     match way.opened().await {

@@ -27,12 +27,12 @@ const IDENTITY: [&str; 7] = [
 pub(super) struct Request {
     pub(super) version: u32,
     #[serde(flatten)]
-    pub(super) wanted: Wanted,
+    pub(super) demand: Demand,
 }
 
 /// A port of a machine, as seen from an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::daemon) struct Wanted {
+pub(in crate::daemon) struct Demand {
     /// The machine, as its user names it, or its id.
     pub(in crate::daemon) target: String,
     /// The port on it.
@@ -87,11 +87,11 @@ impl Offer {
     ///
     /// A name may mean another machine to somebody else, so it counts only between those who are the same to AWS. An
     /// id means one machine, whoever says it.
-    pub(in crate::daemon) fn is(&self, wanted: &Wanted) -> bool {
-        let is_named = self.named == wanted.target && self.identity == wanted.identity;
-        (self.id == wanted.target || is_named)
-            && self.port == wanted.port
-            && self.place == wanted.place
+    pub(in crate::daemon) fn is(&self, demand: &Demand) -> bool {
+        let is_named = self.named == demand.target && self.identity == demand.identity;
+        (self.id == demand.target || is_named)
+            && self.port == demand.port
+            && self.place == demand.place
     }
 }
 
@@ -177,8 +177,8 @@ mod tests {
         Identity::of(|name| (name == "AWS_ACCESS_KEY_ID").then(|| key.to_owned()))
     }
 
-    fn wanted(target: &str) -> Wanted {
-        Wanted {
+    fn demand(target: &str) -> Demand {
+        Demand {
             target: target.into(),
             port: 22,
             place: place(None),
@@ -198,20 +198,20 @@ mod tests {
 
     #[test]
     fn a_machine_is_wanted_by_its_id_or_its_very_name() {
-        let id = wanted("i-0123456789abcdef0");
-        let name = wanted("web");
+        let id = demand("i-0123456789abcdef0");
+        let name = demand("web");
         assert!(offer().is(&id) && offer().is(&name));
-        assert!(!offer().is(&wanted("web-2")));
+        assert!(!offer().is(&demand("web-2")));
         for elsewhere in [
-            Wanted {
+            Demand {
                 port: 2222,
                 ..id.clone()
             },
-            Wanted {
+            Demand {
                 place: place(Some("work")),
                 ..id.clone()
             },
-            Wanted {
+            Demand {
                 identity: identity("b"),
                 ..name
             },
@@ -219,7 +219,7 @@ mod tests {
             assert!(!offer().is(&elsewhere), "{elsewhere:?}");
         }
         // With another key of the same account, say. An id is an id.
-        assert!(offer().is(&Wanted {
+        assert!(offer().is(&Demand {
             identity: identity("b"),
             ..id
         }));
@@ -237,9 +237,9 @@ mod tests {
     fn what_is_said_is_stable() {
         let request = Request {
             version: VERSION,
-            wanted: Wanted {
+            demand: Demand {
                 identity: Identity(Uuid::nil().to_string()),
-                ..wanted("web")
+                ..demand("web")
             },
         };
         let text = r#"{"version":1,"target":"web","port":22,"place":{"region":"eu-central-1","endpoint":null,"profile":null},"identity":"00000000-0000-0000-0000-000000000000"}"#;
