@@ -59,6 +59,9 @@ pub(super) enum Command {
     )]
     Doctor(Box<ServeArgs>),
     /// Connect standard input and output to a target's SSH port: ssh -o ProxyCommand='ssmshim connect %h' …
+    ///
+    /// ssh writes host names in lower case where it fills in %h; %n is what was typed. With a running `serve` that has
+    /// the target up, its SSM session is shared.
     Connect(ConnectArgs),
     /// List the machines that can be reached
     Targets(TargetsArgs),

@@ -18,14 +18,16 @@ use tracing::{debug, info};
 use super::control::carry::{self, Sink, Source, carry};
 use super::control::client::{self, Way};
 use super::control::herald::{Happening, Herald};
-use super::control::message::{Identity, Wanted};
+use super::control::message::{Demand, Identity};
 use super::control::{due, now};
 use super::fleet::account;
 use super::journal::keep_swept;
+use super::terminal::Terminal;
+use super::wanted::Inquirer;
 use crate::aws::{self, Aws};
 use crate::config::Serve;
 use crate::report::one_line;
-use crate::target::{self, Selector};
+use crate::target::{self, Wanted};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{News, RawStream};
 
@@ -140,7 +142,7 @@ enum Found {
     /// Of a daemon, with a stream in it.
     Daemon(Way),
     /// Of our own.
-    Tunnel(Arc<Tunnel>),
+    Tunnel(Arc<Tunnel>, RawStream),
 }
 
 impl Attempt<'_> {
@@ -166,62 +168,55 @@ impl Attempt<'_> {
                 let tell = |text: &str| tell(Said::Pause(text));
                 Ok(way.carry(from, to, tell, stop.cancelled()).await?)
             }
-            Found::Tunnel(tunnel) => {
-                let carried = match RawStream::open(Arc::clone(&tunnel)).await {
-                    Ok(stream) => {
-                        tell(Said::Opened);
-                        tokio::select! {
-                            carried = carry(stream, from, to, stop.cancelled()) => {
-                                carried.map_err(Error::from)
-                            }
-                            never = tell_pauses(&tunnel, &tell) => match never {},
-                        }
-                    }
-                    Err(error) => Err(error.into()),
+            Found::Tunnel(tunnel, stream) => {
+                tell(Said::Opened);
+                let carried = tokio::select! {
+                    carried = carry(stream, from, to, stop.cancelled()) => carried,
+                    never = tell_pauses(&tunnel, &tell) => match never {},
                 };
                 tunnel.terminate().await;
-                carried
+                Ok(carried?)
             }
         }
     }
 
     async fn find(&self) -> Result<Found, Error> {
         let config = self.config;
-        let aws = super::aws(config.profile.as_deref(), config.region.as_deref()).await?;
-        let mut wanted = Wanted {
+        let (profile, region) = (config.profile.as_deref(), config.region.as_deref());
+        let aws = super::aws_of(profile, region, Terminal::behind()).await?;
+        let mut demand = Demand {
             target: config.target.trim().to_owned(),
             port: config.ssh_port,
             place: account::place(config, aws.ssm()),
             identity: Identity::of_environment(),
         };
-        if let Some(way) = shared(&wanted).await? {
+        if let Some(way) = shared(&demand).await? {
             return Ok(Found::Daemon(way));
         }
-        let is_id = matches!(Selector::parse(&wanted.target), Selector::Id(_));
-        if !is_id {
-            wanted.target = target::resolve(&aws, &wanted.target).await?.id;
-            if let Some(way) = shared(&wanted).await? {
+        // An id is tried unseen, which saves a call.
+        let wanted = Wanted::find(&aws, &demand.target).await?;
+        if wanted.id() != demand.target {
+            wanted.id().clone_into(&mut demand.target);
+            if let Some(way) = shared(&demand).await? {
                 return Ok(Found::Daemon(way));
             }
         }
-        match self.dial(&aws, wanted).await {
-            Ok(tunnel) => Ok(Found::Tunnel(Arc::new(tunnel))),
-            // An id is tried unseen, which saves a call. What AWS knows of it says more than the refusal.
-            Err(Error::Tunnel(error)) if is_id && error.is_offline() => {
-                target::resolve(&aws, &config.target).await?;
-                Err(error.into())
-            }
-            Err(error) => Err(error),
-        }
+        let (tunnel, stream) = self.dial(&aws, demand, wanted).await?;
+        Ok(Found::Tunnel(tunnel, stream))
     }
 
-    /// Starts an SSM session, trying for as long as somebody waits unless that is known to be in vain.
-    async fn dial(&self, aws: &Aws, wanted: Wanted) -> Result<Tunnel, Error> {
+    /// Starts an SSM session and opens a stream, trying for as long as somebody waits unless that is known to be in vain.
+    async fn dial(
+        &self,
+        aws: &Aws,
+        demand: Demand,
+        wanted: Wanted,
+    ) -> Result<(Arc<Tunnel>, RawStream), Error> {
         let ssm = match &self.config.ssmmessages_endpoint {
             Some(endpoint) => aws.ssm().clone().with_message_endpoint(endpoint.clone()),
             None => aws.ssm().clone(),
         };
-        let journal = account::journal(wanted.place);
+        let journal = account::journal(demand.place);
         if let Some(journal) = &journal {
             let (journal, aws) = (Arc::clone(journal), aws.clone());
             let (news, over) = (self.news.subscribe(), self.over.clone());
@@ -229,10 +224,10 @@ impl Attempt<'_> {
         }
         let options = tunnel::Options {
             ssm,
-            target: wanted.target,
-            port: wanted.port,
+            target: demand.target,
+            port: demand.port,
             journal: journal.map(|journal| journal as _),
-            witness: None,
+            witness: Some(Arc::new(Inquirer(Arc::new(wanted)))),
             told: tunnel::Told::default(),
             tracker: self.tasks.clone(),
         };
@@ -240,10 +235,10 @@ impl Attempt<'_> {
         let mut last_failure = None;
         match timeout(held, dial(&options, &mut last_failure)).await {
             Ok(dialled) => {
-                let tunnel = dialled?;
+                let dialled = dialled?;
                 // Where nobody is left to sweep for, nobody listens.
                 let _ = self.news.send(News::Up { gap: None });
-                Ok(tunnel)
+                Ok(dialled)
             }
             Err(_) => Err(last_failure.map_or(
                 Error::HeldTooLong {
@@ -260,8 +255,8 @@ impl Attempt<'_> {
 ///
 /// # Errors
 /// The daemon has such a way and cannot use it for now. Where that is so for good, there is none.
-async fn shared(wanted: &Wanted) -> Result<Option<Way>, Error> {
-    let Some(mut way) = client::ask(wanted).await else {
+async fn shared(demand: &Demand) -> Result<Option<Way>, Error> {
+    let Some(mut way) = client::ask(demand).await else {
         return Ok(None);
     };
     match way.opened().await {
@@ -281,7 +276,7 @@ async fn shared(wanted: &Wanted) -> Result<Option<Way>, Error> {
 async fn dial(
     options: &tunnel::Options,
     last_failure: &mut Option<tunnel::Error>,
-) -> Result<Tunnel, tunnel::Error> {
+) -> Result<(Arc<Tunnel>, RawStream), tunnel::Error> {
     let mut pauses = ExponentialBuilder::new()
         .with_min_delay(DIAL_PAUSE)
         .with_max_delay(DIAL_PAUSE_MAX)
@@ -289,7 +284,7 @@ async fn dial(
         .without_max_times()
         .build();
     loop {
-        match Tunnel::dial(options).await {
+        match dial_once(options).await {
             Err(error) if !error.is_final() => {
                 debug!(reason = one_line(&error), "trying again");
                 *last_failure = Some(error);
@@ -298,6 +293,12 @@ async fn dial(
             dialled => return dialled,
         }
     }
+}
+
+async fn dial_once(options: &tunnel::Options) -> Result<(Arc<Tunnel>, RawStream), tunnel::Error> {
+    let tunnel = Arc::new(Tunnel::dial(options).await?);
+    let stream = RawStream::open(Arc::clone(&tunnel)).await?;
+    Ok((tunnel, stream))
 }
 
 /// Tells of the pauses of `tunnel` that last.

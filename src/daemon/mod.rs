@@ -89,11 +89,20 @@ impl Error {
 /// # Errors
 /// As [`Aws::of`].
 pub async fn aws(profile: Option<&str>, region: Option<&str>) -> Result<Aws, aws::Error> {
+    aws_of(profile, region, Terminal::new()).await
+}
+
+/// As [`aws`], with codes being asked for at `terminal`.
+async fn aws_of(
+    profile: Option<&str>,
+    region: Option<&str>,
+    terminal: Terminal,
+) -> Result<Aws, aws::Error> {
     let account = Account {
         profile: profile.map(str::to_owned),
         region: region.map(str::to_owned),
     };
-    Aws::of(&account, Arc::new(Terminal::new())).await
+    Aws::of(&account, Arc::new(terminal)).await
 }
 
 impl Daemon {

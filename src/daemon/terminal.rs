@@ -1,8 +1,8 @@
 //! The daemon's terminal: one question at a time, answered by whoever started the daemon.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _};
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
@@ -26,12 +26,17 @@ use crate::ssh::person::{Answer, Answers, Inquiry, Topic, Unanswered};
 /// Longest line taken as an answer, in bytes: what a terminal keeps of one.
 const MAX_LINE_BYTES: usize = 4096;
 
+/// Leads to the terminal that controls the process, if one does.
+const CONTROLLING: &str = "/dev/tty";
+
 /// The terminal that standard input is, if it is one: a service has none.
 ///
 /// Questions wait for each other. One that nobody waits for any more, its future being dropped, is
 /// withdrawn, and what was typed of an answer is thrown away.
 #[derive(Debug)]
-pub(super) struct Terminal(());
+pub(super) struct Terminal {
+    is_behind: bool,
+}
 
 /// There is one terminal, whoever asks.
 static TURN: Mutex<()> = Mutex::const_new(());
@@ -39,28 +44,32 @@ static TURN: Mutex<()> = Mutex::const_new(());
 impl Terminal {
     /// The terminal of this process.
     pub(super) fn new() -> Self {
-        Self(())
+        Self { is_behind: false }
+    }
+
+    /// As [`Terminal::new`]; but where standard input serves somebody else, who has a terminal, that one: ssh gives its
+    /// ProxyCommand pipes.
+    pub(super) fn behind() -> Self {
+        Self { is_behind: true }
     }
 
     /// Whether somebody could answer now.
     ///
     /// # Errors
     /// Why not.
-    fn availability() -> Result<PathBuf, Unanswered> {
-        let stdin = io::stdin();
-        if !stdin.is_terminal() {
+    fn availability(&self) -> Result<PathBuf, Unanswered> {
+        let (stdin, stderr) = (io::stdin(), io::stderr());
+        if stdin.is_terminal() {
+            return in_foreground(stdin.as_fd());
+        }
+        if !self.is_behind {
             return Err(Unanswered::NoTerminal);
         }
-        // To read or change a terminal from its background stops the process.
-        let foreground = rustix::termios::tcgetpgrp(&stdin).ok();
-        if foreground != Some(rustix::process::getpgrp()) {
-            return Err(Unanswered::InBackground);
+        if stderr.is_terminal() {
+            return in_foreground(stderr.as_fd());
         }
-        // Its own name where it has one here: not every kernel can wait for /dev/tty.
-        let name = rustix::termios::ttyname(&stdin, Vec::new()).ok();
-        let path = name.map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())));
-        let path = path.filter(|path| path.exists());
-        Ok(path.unwrap_or_else(|| "/dev/tty".into()))
+        let terminal = File::open(CONTROLLING).map_err(|_| Unanswered::NoTerminal)?;
+        in_foreground(terminal.as_fd())
     }
 
     /// Asks `questions`, each line headed by `title`, and reads one line for each.
@@ -73,7 +82,7 @@ impl Terminal {
         questions: &Questions,
     ) -> Result<Vec<Zeroizing<String>>, Unanswered> {
         let _turn = TURN.lock().await;
-        let path = Self::availability()?;
+        let path = self.availability()?;
         let asked = async {
             let mut page = Page::open(&path)?;
             page.write(&preface(title, questions)).await?;
@@ -139,8 +148,24 @@ impl Answer for Asker {
     }
 
     fn availability(&self) -> Result<(), Unanswered> {
-        Terminal::availability().map(drop)
+        self.terminal.availability().map(drop)
     }
+}
+
+/// The name of `terminal`, if this process may use it.
+///
+/// # Errors
+/// To read or change a terminal from its background stops the process.
+fn in_foreground(terminal: BorrowedFd<'_>) -> Result<PathBuf, Unanswered> {
+    let foreground = rustix::termios::tcgetpgrp(terminal).ok();
+    if foreground != Some(rustix::process::getpgrp()) {
+        return Err(Unanswered::InBackground);
+    }
+    // Its own name where it has one here: not every kernel can wait for /dev/tty.
+    let name = rustix::termios::ttyname(terminal, Vec::new()).ok();
+    let path = name.map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())));
+    let path = path.filter(|path| path.exists());
+    Ok(path.unwrap_or_else(|| CONTROLLING.into()))
 }
 
 /// What is shown before the first question: the words of the server, under our own heading so that

@@ -2,10 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
 
 use rustix::process::{Pid, Signal};
 
 use crate::common::DEADLINE;
+use crate::common::daemon::PROGRAM;
 use crate::common::process::code;
 use crate::{Near, Way, three};
 
@@ -82,6 +86,31 @@ fn the_end_of_input_cuts_no_answer() {
     let output = near.connect(&[&near.target, &port]).stdin(&question).ok();
     server.join().expect("the server has its say");
     assert!(output.stdout == question, "{} bytes", output.stdout.len());
+}
+
+/// Some programs do not wait for what they hand on.
+#[test]
+fn a_socket_that_does_not_wait_is_waited_for() {
+    let Some(near) = Near::start(Way::Alone) else {
+        return;
+    };
+    let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    theirs.set_nonblocking(true).expect("our own socket");
+    let theirs = || OwnedFd::from(theirs.try_clone().expect("our own socket"));
+    let mut running = Command::new(PROGRAM)
+        .env_clear()
+        .envs(near.environment())
+        .arg("connect")
+        .args(near.usual())
+        .stdin(theirs())
+        .stdout(theirs())
+        .spawn()
+        .expect("it starts");
+    let mut word = [0; 8];
+    ours.read_exact(&mut word).expect("sshd speaks");
+    assert_eq!(&word, b"SSH-2.0-");
+    rustix::process::kill_process(Pid::from_child(&running), Signal::TERM).expect("it runs");
+    assert!(running.wait().expect("our own child").success());
 }
 
 #[test]

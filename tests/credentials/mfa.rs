@@ -137,6 +137,27 @@ fn ctrl_c_leaves_the_terminal_as_it_was() {
     terminal.finish();
 }
 
+/// ssh gives `connect` pipes, and has the terminal itself.
+#[test]
+fn a_proxy_command_asks_at_the_terminal_behind_it() {
+    let account = Account::new(ROLES);
+    let Some(sshd) = Sshd::start(&account.directory.path().join("sshd")) else {
+        return;
+    };
+    let (target, port) = (account.emulator.text("target"), sshd.port);
+    let pipe = account.home().join("pipe");
+    let shell = format!(
+        "mkfifo {pipe}; {PROGRAM} connect {target} {port} --profile work <>{pipe} 2>/dev/null | head -c 7",
+        pipe = pipe.display()
+    );
+    let shell = ["-c".to_owned(), shell];
+    let mut terminal = Terminal::start_with("/bin/sh", &shell, &account.environment(&[]));
+    terminal.expect(QUESTION);
+    terminal.keys(&format!("{CODE}\r"));
+    terminal.expect("SSH-2.0");
+    assert_eq!(terminal.finish(), 0);
+}
+
 /// A daemon whose role's time is over asks again when its session is to be resumed, and what is open goes on.
 #[test]
 fn a_resume_asks_again() {

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal as _};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::FileType;
+use rustix::fs::{FileType, OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -113,7 +113,13 @@ fn amid(text: &str) -> String {
 
 /// Standard input or output without the buffers of the standard library.
 fn file(fd: BorrowedFd<'_>) -> io::Result<tokio::fs::File> {
-    Ok(File::from(fd.try_clone_to_owned()?).into())
+    let file = File::from(fd.try_clone_to_owned()?);
+    // Some programs hand on what they do not wait for themselves.
+    let flags = fcntl_getfl(&file)?;
+    if is_pipe(fd) && flags.contains(OFlags::NONBLOCK) {
+        fcntl_setfl(&file, flags - OFlags::NONBLOCK)?;
+    }
+    Ok(file.into())
 }
 
 /// Waits until nobody reads standard output any more, also while there is nothing to write; for ever where there is

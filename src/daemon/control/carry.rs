@@ -171,13 +171,7 @@ pub(in crate::daemon) async fn carry(
             end = down => end,
             () = &mut up => End::Gone,
             () = stop => {
-                let said = async {
-                    tokio::select! {
-                        () = up => {}
-                        () = is_at_end.cancelled() => {}
-                    }
-                };
-                let _too_slow = timeout(LAST_WORDS, said).await;
+                last_words(up, &is_at_end).await;
                 End::Gone
             }
         }
@@ -209,6 +203,17 @@ pub(in crate::daemon) async fn carry(
             },
         }),
     }
+}
+
+/// Lets `up`, which passes bytes on, pass on what was written just before the order to stop.
+pub(super) async fn last_words(up: impl Future<Output = ()>, is_at_end: &CancellationToken) {
+    let said = async {
+        tokio::select! {
+            () = up => {}
+            () = is_at_end.cancelled() => {}
+        }
+    };
+    let _too_slow = timeout(LAST_WORDS, said).await;
 }
 
 /// Waits until somebody has taken nothing for too long while too much waits for them.

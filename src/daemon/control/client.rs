@@ -9,9 +9,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::carry::{LAST_WORDS, Sink, Source};
+use super::carry::{Sink, Source, last_words};
 use super::directory::{Directory, Knock};
-use super::message::{Answer, Failure, Notice, Request, VERSION, Wanted, plain};
+use super::message::{Answer, Demand, Failure, Notice, Request, VERSION, plain};
 use super::wire::{DecodeError, Frame, Reader, Writer};
 use crate::report::one_line;
 
@@ -78,11 +78,11 @@ pub(in crate::daemon) struct Refusal {
 }
 
 /// Asks the daemons of this user for a way to what is wanted.
-pub(in crate::daemon) async fn ask(wanted: &Wanted) -> Option<Way> {
-    timeout(ANSWERS, ask_all(wanted)).await.ok().flatten()
+pub(in crate::daemon) async fn ask(demand: &Demand) -> Option<Way> {
+    timeout(ANSWERS, ask_all(demand)).await.ok().flatten()
 }
 
-async fn ask_all(wanted: &Wanted) -> Option<Way> {
+async fn ask_all(demand: &Demand) -> Option<Way> {
     let (directories, refused) = Directory::existing();
     for error in refused {
         warn!(
@@ -100,7 +100,7 @@ async fn ask_all(wanted: &Wanted) -> Option<Way> {
                     continue;
                 }
             };
-            match timeout(ANSWER, Way::request(stream, wanted)).await {
+            match timeout(ANSWER, Way::request(stream, demand)).await {
                 Ok(Ok(Some(way))) => return Some(way),
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => debug!(error = one_line(&error), name, "no answer"),
@@ -112,12 +112,12 @@ async fn ask_all(wanted: &Wanted) -> Option<Way> {
 }
 
 impl Way {
-    async fn request(stream: UnixStream, wanted: &Wanted) -> Result<Option<Self>, DecodeError> {
+    async fn request(stream: UnixStream, demand: &Demand) -> Result<Option<Self>, DecodeError> {
         let (reader, writer) = stream.into_split();
         let (mut reader, mut writer) = (Reader::new(reader), Writer::new(writer));
         let request = Request {
             version: VERSION,
-            wanted: wanted.clone(),
+            demand: demand.clone(),
         };
         writer.line(&request).await?;
         Ok(match reader.line().await? {
@@ -209,13 +209,7 @@ impl Way {
             ended = down => ended,
             () = &mut up => Ok(()),
             () = stop => {
-                let said = async {
-                    tokio::select! {
-                        () = up => {}
-                        () = is_at_end.cancelled() => {}
-                    }
-                };
-                let _too_slow = timeout(LAST_WORDS, said).await;
+                last_words(up, &is_at_end).await;
                 Ok(())
             }
         }

@@ -11,14 +11,15 @@ pub(super) const VERSION: u32 = 1;
 /// Characters of a text that is passed on for a person to read.
 const TEXT_CHARS: usize = 2_000;
 
-/// Environment variables that decide who we are at AWS, whatever the profile.
-const IDENTITY: [&str; 6] = [
+/// Environment variables that decide who we are at AWS, whatever the profile; by the last one, where its files are.
+const IDENTITY: [&str; 7] = [
     "AWS_ACCESS_KEY_ID",
     "AWS_CONFIG_FILE",
     "AWS_CONTAINER_CREDENTIALS_FULL_URI",
     "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
     "AWS_ROLE_ARN",
     "AWS_SHARED_CREDENTIALS_FILE",
+    "HOME",
 ];
 
 /// The first line of a client: which machine it wants to reach.
@@ -26,12 +27,12 @@ const IDENTITY: [&str; 6] = [
 pub(super) struct Request {
     pub(super) version: u32,
     #[serde(flatten)]
-    pub(super) wanted: Wanted,
+    pub(super) demand: Demand,
 }
 
 /// A port of a machine, as seen from an account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(in crate::daemon) struct Wanted {
+pub(in crate::daemon) struct Demand {
     /// The machine, as its user names it, or its id.
     pub(in crate::daemon) target: String,
     /// The port on it.
@@ -86,11 +87,11 @@ impl Offer {
     ///
     /// A name may mean another machine to somebody else, so it counts only between those who are the same to AWS. An
     /// id means one machine, whoever says it.
-    pub(in crate::daemon) fn is(&self, wanted: &Wanted) -> bool {
-        let is_named = self.named == wanted.target && self.identity == wanted.identity;
-        (self.id == wanted.target || is_named)
-            && self.port == wanted.port
-            && self.place == wanted.place
+    pub(in crate::daemon) fn is(&self, demand: &Demand) -> bool {
+        let is_named = self.named == demand.target && self.identity == demand.identity;
+        (self.id == demand.target || is_named)
+            && self.port == demand.port
+            && self.place == demand.place
     }
 }
 
@@ -176,8 +177,8 @@ mod tests {
         Identity::of(|name| (name == "AWS_ACCESS_KEY_ID").then(|| key.to_owned()))
     }
 
-    fn wanted(target: &str) -> Wanted {
-        Wanted {
+    fn demand(target: &str) -> Demand {
+        Demand {
             target: target.into(),
             port: 22,
             place: place(None),
@@ -197,20 +198,20 @@ mod tests {
 
     #[test]
     fn a_machine_is_wanted_by_its_id_or_its_very_name() {
-        let id = wanted("i-0123456789abcdef0");
-        let name = wanted("web");
+        let id = demand("i-0123456789abcdef0");
+        let name = demand("web");
         assert!(offer().is(&id) && offer().is(&name));
-        assert!(!offer().is(&wanted("web-2")));
+        assert!(!offer().is(&demand("web-2")));
         for elsewhere in [
-            Wanted {
+            Demand {
                 port: 2222,
                 ..id.clone()
             },
-            Wanted {
+            Demand {
                 place: place(Some("work")),
                 ..id.clone()
             },
-            Wanted {
+            Demand {
                 identity: identity("b"),
                 ..name
             },
@@ -218,7 +219,7 @@ mod tests {
             assert!(!offer().is(&elsewhere), "{elsewhere:?}");
         }
         // With another key of the same account, say. An id is an id.
-        assert!(offer().is(&Wanted {
+        assert!(offer().is(&Demand {
             identity: identity("b"),
             ..id
         }));
@@ -236,9 +237,9 @@ mod tests {
     fn what_is_said_is_stable() {
         let request = Request {
             version: VERSION,
-            wanted: Wanted {
+            demand: Demand {
                 identity: Identity(Uuid::nil().to_string()),
-                ..wanted("web")
+                ..demand("web")
             },
         };
         let text = r#"{"version":1,"target":"web","port":22,"place":{"region":"eu-central-1","endpoint":null,"profile":null},"identity":"00000000-0000-0000-0000-000000000000"}"#;

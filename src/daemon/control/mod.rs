@@ -40,7 +40,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use self::directory::Directory;
-use self::message::Wanted;
+use self::message::Demand;
 use crate::report::one_line;
 use crate::upstream::Visit;
 
@@ -53,7 +53,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Knows the ways that a daemon has.
 pub(super) trait Find: Send + Sync {
     /// The way to the machine that is wanted, if there is one already. It is in use as long as the client is here.
-    fn find(&self, wanted: &Wanted) -> Option<Visit>;
+    fn find(&self, demand: &Demand) -> Option<Visit>;
 }
 
 /// A daemon's socket, which is removed when this is dropped.
@@ -124,6 +124,8 @@ impl Control {
                 drop(place);
             });
         }
+        // Who comes now goes its own way at once.
+        drop(self);
         clients.close();
         clients.wait().await;
     }

@@ -67,7 +67,7 @@ pub(super) async fn serve(
         return Ok(());
     };
     let way = match request.version {
-        VERSION => ways.find(&request.wanted),
+        VERSION => ways.find(&request.demand),
         _ => None,
     };
     let Some(way) = way else {
