@@ -7,10 +7,12 @@ use aws_credential_types::credential_feature::AwsCredentialFeature as Feature;
 
 use super::check::{Found, Subject};
 use super::examination::{Examination, Step, seen};
+use super::network::endpoints;
 use crate::aws::{self, Aws};
 use crate::config::Serve;
 use crate::daemon;
 use crate::report::one_line;
+use crate::target::selector::Id;
 use crate::target::{Selector, printable, roughly};
 
 /// An id that no machine has: to ask whether one may ask.
@@ -38,10 +40,13 @@ pub(super) async fn examine(
         opened => opened,
     };
     let found = match opened {
-        Ok(aws) => {
-            let region = aws.region().to_owned();
-            Found::ok(aws, region)
-        }
+        Ok(aws) => match endpoints(config, &aws) {
+            Ok(_known) => {
+                let region = aws.region().to_owned();
+                Found::ok(aws, region)
+            }
+            Err(error) => failed(&error),
+        },
         Err(error) => failed(&error),
     };
     let aws = examination.note(Subject::Region, found, took);
@@ -127,20 +132,24 @@ pub(super) async fn examine_permissions(
     let aws = aws.and_then(|aws| seen(&identity).map(|()| aws));
     let selector = target.map(Selector::parse);
     let id = match &selector {
-        Some(Selector::Id(id)) => Some(id.as_str()),
-        _ => None,
+        Some(Selector::Id(Id::Instance(id) | Id::Node(id))) => id,
+        // Neither list has others, nor names all machines.
+        _ => NOBODY,
     };
     let _: Step<()> = examination
-        .after(Subject::DescribeManaged, aws, async |aws: &Aws| {
-            machines(aws, id).await
-        })
+        .after(
+            Subject::DescribeManaged,
+            aws,
+            async |aws: &Aws| match &selector {
+                None => machines(aws).await,
+                Some(selector) => may_list(aws, id, selector).await,
+            },
+        )
         .await;
     let _: Step<()> = examination
         .after(Subject::DescribeInstances, aws, async |aws: &Aws| {
-            let ids = [id
-                .filter(|id| id.starts_with("i-"))
-                .unwrap_or(NOBODY)
-                .to_owned()];
+            let is_instance = id.starts_with("i-");
+            let ids = [if is_instance { id } else { NOBODY }.to_owned()];
             match aws.describe_instances(&[("instance-id", &ids[..])]).await {
                 Ok(_) => Found::ok((), "allowed: machines have names"),
                 Err(error) => optional(
@@ -185,10 +194,21 @@ async fn identity(config: &Serve, aws: &Aws) -> Found<()> {
     }
 }
 
-async fn machines(aws: &Aws, id: Option<&str>) -> Found<()> {
-    let filter = id.map(|id| ("InstanceIds", id));
-    match aws.describe_managed(filter.as_slice()).await {
-        Ok(_) if id.is_some() => Found::ok((), "allowed"),
+/// Whether the list that makes machines of what was typed may be asked for.
+async fn may_list(aws: &Aws, id: &str, selector: &Selector) -> Found<()> {
+    match aws.describe_managed(&[("InstanceIds", id)]).await {
+        Ok(_) => Found::ok((), "allowed"),
+        // An id is tried unseen, whatever the answer.
+        Err(error) if matches!(selector, Selector::Id(_)) && !error.is_credentials() => {
+            optional(&error, "an id will do without it")
+        }
+        Err(error) => failed(&error),
+    }
+}
+
+/// How many machines there are.
+async fn machines(aws: &Aws) -> Found<()> {
+    match aws.describe_managed(&[]).await {
         Ok(listed) => {
             let online = listed
                 .items
@@ -209,8 +229,8 @@ async fn machines(aws: &Aws, id: Option<&str>) -> Found<()> {
                 _ => Found::ok((), text),
             }
         }
-        Err(error @ aws::Error::AccessDenied { .. }) if id.is_some() => {
-            optional(&error, "an id will do without it")
+        Err(error @ aws::Error::AccessDenied { .. }) => {
+            optional(&error, "machines are named by their ids only")
         }
         Err(error) => failed(&error),
     }

@@ -136,9 +136,9 @@ impl fmt::Display for Subject {
 pub enum Verdict {
     /// It is as it should be.
     Ok,
-    /// `ssh` works, and something is missing or slower than it could be.
+    /// `ssh` works, and something is missing, slower or sooner over than it could be.
     Warning,
-    /// `ssh` does not work, or not for long.
+    /// `ssh` does not work.
     Failed,
     /// It was not checked; the detail says why.
     Skipped,

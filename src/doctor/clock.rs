@@ -26,17 +26,16 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(6);
 /// Compares the clock with that of the API, over a connection to it.
 pub(super) async fn examine(
     examination: &mut Examination<'_>,
-    api: Step<(Destination, Stream)>,
+    api: Step<(Destination, Option<Stream>)>,
 ) -> Step<()> {
     examination
-        .after(
-            Subject::Clock,
-            api,
-            async |(to, stream)| match service_time(&to, stream).await {
+        .after(Subject::Clock, api, async |(to, stream)| match stream {
+            Some(stream) => match service_time(&to, stream).await {
                 Some(theirs) => judge(SystemTime::now(), theirs),
                 None => Found::warning((), format!("{to} does not tell the time"), None),
             },
-        )
+            None => Found::needless((), format_args!("a proxy speaks for {to}")),
+        })
         .await
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Outcome {
 /// A command that runs.
 pub(super) struct Command<'a, IO> {
     connection: &'a mut Connection<IO>,
+    /// Our number of the channel.
+    number: u32,
     /// The server's number of the channel.
     remote: u32,
     /// What it takes before it grants more.
@@ -101,6 +103,7 @@ impl<'a, IO: AsyncRead + AsyncWrite + Unpin> Command<'a, IO> {
         connection.send(&exec).await?;
         let mut started = Self {
             connection,
+            number,
             remote,
             window: window.into(),
             packet: packet.clamp(1, PACKET) as usize,
@@ -174,7 +177,12 @@ impl<'a, IO: AsyncRead + AsyncWrite + Unpin> Command<'a, IO> {
         if self.is_closed {
             return Ok(None);
         }
-        let message = receive(self.connection).await?;
+        let message = loop {
+            let message = receive(self.connection).await?;
+            if !is_for_another(&message, self.number) {
+                break message;
+            }
+        };
         match Message::parse(&message) {
             Message::WindowAdjust { bytes, .. } => self.window += u64::from(bytes),
             Message::Data { length, .. } => {
@@ -233,6 +241,15 @@ async fn receive<IO: AsyncRead + AsyncWrite + Unpin>(
     connection.recv().await?.ok_or(Trouble::Ended)
 }
 
+/// Whether the message belongs to another channel than `number`, such as one of a command that took too long. Every
+/// message from `CHANNEL_OPEN_CONFIRMATION` to `CHANNEL_FAILURE` begins with its recipient (RFC 4254 §5).
+fn is_for_another(message: &[u8], number: u32) -> bool {
+    let is_for_channel = message
+        .first()
+        .is_some_and(|kind| (msg::CHANNEL_OPEN_CONFIRMATION..=msg::CHANNEL_FAILURE).contains(kind));
+    is_for_channel && message.get(1..5) != Some(&number.to_be_bytes()[..])
+}
+
 /// Declines what the server asks of us; announcements need no answer.
 async fn answer<IO: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<IO>,
@@ -255,4 +272,25 @@ fn exit_status(message: &[u8]) -> Option<u32> {
     let _name = reader.string().ok()?;
     let _want_reply = reader.bool().ok()?;
     reader.u32().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_earlier_command_still_says_is_not_taken_for_this_one() {
+        let (close, adjust) = (channel_close(0), window_adjust(1, 9));
+        for (message, number, is_other) in [
+            (&close[..], 1, true),
+            (&close[..], 0, false),
+            (&adjust[..], 1, false),
+            (&request_failure()[..], 1, false),
+            (&global_request("x", |_| {})[..], 1, false),
+            (&[msg::CHANNEL_DATA, 0], 0, true),
+            (&[], 0, false),
+        ] {
+            assert_eq!(is_for_another(message, number), is_other, "{message:?}");
+        }
+    }
 }

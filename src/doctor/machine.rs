@@ -6,14 +6,8 @@ use super::examination::{Examination, Step, seen};
 use crate::aws::Aws;
 use crate::report::one_line;
 use crate::ssm::protocol::version;
-use crate::target::{self, Machine, printable};
-
-/// The command that updates the agent of a machine.
-fn update_command(id: &str) -> String {
-    format!(
-        "update it: aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids {id}"
-    )
-}
+use crate::target::{self, Machine, Ping, printable};
+use crate::tunnel;
 
 /// Checks the machine that `wanted` means.
 pub(super) async fn examine(
@@ -45,9 +39,10 @@ pub(super) async fn examine(
 async fn find(aws: &Aws, wanted: &str) -> Found<Machine> {
     match target::resolve(aws, wanted).await {
         Ok(machine) => {
-            let standing = match machine.is_online() {
-                true => "online",
-                false => "not looked up",
+            let standing = match machine.ping {
+                Some(Ping::Online) => "online",
+                Some(_) => "not online by the list, which may be some minutes behind",
+                None => "nothing is known of it but its id",
             };
             let platform = machine.platform().map(|platform| printable(&platform));
             let words = [Some(standing.to_owned()), platform];
@@ -83,7 +78,7 @@ fn agent(id: &str, version: Option<&str>) -> Found<()> {
         return Found::needless((), "the list does not tell its version; the handshake does");
     };
     let told = printable(version);
-    let update = || Some(update_command(&printable(id)));
+    let update = || Some(tunnel::update(&printable(id)));
     if !version::agent_has_ports(version) {
         return Found::failed(
             format!("{told} is too old: before 2.3.672.0 it connects to no port"),
@@ -91,34 +86,26 @@ fn agent(id: &str, version: Option<&str>) -> Found<()> {
         )
         .and_yet(());
     }
+    match shortcoming(version) {
+        Some(lack) => Found::warning((), format!("{told} is old: {lack}"), update()),
+        None => Found::ok((), told),
+    }
+}
+
+/// What an agent of this version makes slower or leaves out, if anything.
+pub(super) fn shortcoming(version: &str) -> Option<&'static str> {
     if !version::agent_multiplexes(version) {
-        return Found::warning(
-            (),
-            format!(
-                "{told} is old: each connection takes an SSM session of its own (from 3.0.222.0 on they share one)"
-            ),
-            update(),
+        return Some(
+            "each connection takes an SSM session of its own (from 3.0.222.0 on they share one)",
         );
     }
     if !version::agent_needs_no_keepalive(version) {
-        return Found::warning(
-            (),
-            format!(
-                "{told} is old: it has to be kept awake, so an idle session never times out there"
-            ),
-            update(),
-        );
+        return Some("it has to be kept awake, so an idle session never times out there");
     }
     if !version::agent_acknowledges_duplicates(version) {
-        return Found::warning(
-            (),
-            format!(
-                "{told} is old: after a lost connection it may resend for a while before it goes on"
-            ),
-            update(),
-        );
+        return Some("after a lost connection it may resend for a while before it goes on");
     }
-    Found::ok((), told)
+    None
 }
 
 #[cfg(test)]

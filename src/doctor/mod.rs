@@ -173,7 +173,8 @@ impl Doctor {
         let dialable = seen(&options)
             .and_then(|options| startable.map(|()| options))
             .and_then(|options| gateway.map(|()| options));
-        let tunnel = session::examine(examination, dialable).await;
+        let is_age_known = seen(&machine).is_ok_and(|machine| machine.agent_version.is_some());
+        let tunnel = session::examine(examination, dialable, is_age_known).await;
         let means = || {
             both(aws, seen(&machine)).map(|(aws, machine)| Means {
                 config,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::check::{Found, Subject};
 use super::examination::{Examination, Step};
-use crate::aws::Aws;
+use crate::aws::{self, Aws};
 use crate::config::Serve;
 use crate::net::{Destination, Dialler, Error, Stream, Via};
 use crate::report::one_line;
@@ -15,8 +15,8 @@ const LISTED: usize = 3;
 
 /// Both endpoints, as far as they were reached.
 pub(super) struct Reached {
-    /// An open connection to the API, and where it leads.
-    pub(super) api: Step<(Destination, Stream)>,
+    /// Where the API is, and an open connection to it; none where a proxy is asked for each plain request.
+    pub(super) api: Step<(Destination, Option<Stream>)>,
     /// Whether the message gateway would answer.
     pub(super) gateway: Step<()>,
 }
@@ -46,7 +46,8 @@ pub(super) async fn examine(
     aws: Step<&Aws>,
 ) -> Reached {
     let endpoints = aws.and_then(|aws| {
-        let (api, gateway) = endpoints(config, aws).ok_or(Subject::Region)?;
+        // What is no URL was found out together with the region.
+        let (api, gateway) = endpoints(config, aws).map_err(|_| Subject::Region)?;
         Ok((aws.ssm().dialler(), api, gateway))
     });
     let proxy = examination
@@ -75,16 +76,28 @@ pub(super) async fn examine(
 }
 
 /// Where the API and the gateway are, as far as can be told before a session exists.
-fn endpoints(config: &Serve, aws: &Aws) -> Option<(Destination, Destination)> {
-    let of = |url: Option<String>| Destination::of(&url?.parse().ok()?).ok();
-    let api = of(aws.api_url())?;
+///
+/// # Errors
+/// [`aws::Error::InvalidRequest`] for a configured endpoint that is no URL.
+pub(super) fn endpoints(
+    config: &Serve,
+    aws: &Aws,
+) -> Result<(Destination, Destination), aws::Error> {
+    let of = |service: &str, url: Option<String>| {
+        let destination = url.and_then(|url| Destination::of(&url.parse().ok()?).ok());
+        destination.ok_or_else(|| {
+            let problem = format!("the endpoint URL of {service} is no URL");
+            aws::Error::InvalidRequest(problem.into())
+        })
+    };
+    let api = of("ssm", aws.api_url())?;
     let gateway = match &config.ssmmessages_endpoint {
         Some(replacement) => replacement.clone(),
         // Whatever answers as the API on this very computer says itself where its gateway is.
         None if api.is_loopback() => api.clone(),
-        None => of(aws.gateway_url())?,
+        None => of("ssmmessages", aws.gateway_url())?,
     };
-    Some((api, gateway))
+    Ok((api, gateway))
 }
 
 /// Which proxy leads where, and whether it lets us through.
@@ -134,16 +147,16 @@ fn told(ways: &[(&Destination, Option<Via>)]) -> String {
     text
 }
 
-/// Goes to one endpoint step by step, and returns the connection.
+/// Goes to one endpoint step by step, and returns the connection if there is one of our own.
 async fn walk(
     examination: &mut Examination<'_>,
     dialler: &Dialler,
     to: &Destination,
     subjects: &Subjects,
     proxy: Step<()>,
-) -> Step<Stream> {
+) -> Step<Option<Stream>> {
     let has_proxy = matches!(dialler.via(to), Ok(Some(_)) | Err(_));
-    let stream = if has_proxy {
+    let direct = if has_proxy {
         for subject in [subjects.name, subjects.tcp] {
             let _: Step<()> = examination
                 .check(subject, async {
@@ -151,12 +164,7 @@ async fn walk(
                 })
                 .await;
         }
-        match proxy {
-            // Where a plain request goes to the proxy there is no connection of our own.
-            Ok(()) if !to.is_tls() => Err(subjects.tls),
-            Ok(()) => pass(dialler, to).await.ok_or(Subject::Proxy),
-            Err(because) => Err(because),
-        }
+        proxy.map(|()| None)
     } else {
         let addresses = examination.check(subjects.name, look_up(dialler, to)).await;
         examination
@@ -164,25 +172,40 @@ async fn walk(
                 reach(dialler, to, &addresses).await
             })
             .await
+            .map(Some)
     };
-    if !to.is_tls() {
-        let plain = async |stream| Found::needless(stream, format_args!("{to} is plain"));
-        return examination.after(subjects.tls, stream, plain).await;
-    }
     examination
-        .after(subjects.tls, stream, async |stream| {
-            match dialler.encrypt(to, stream).await {
-                Ok((stream, version)) => {
-                    Found::ok(stream, format!("{version} with {}", to.authority()))
-                }
-                Err(error) => failed(&error),
-            }
+        .after(subjects.tls, direct, async |direct| {
+            secure(dialler, to, direct).await
         })
         .await
 }
 
-async fn pass(dialler: &Dialler, to: &Destination) -> Option<Stream> {
-    dialler.pass(to).await.ok().flatten()
+/// Speaks TLS over a direct connection, or else over one through the proxy.
+async fn secure(
+    dialler: &Dialler,
+    to: &Destination,
+    direct: Option<Stream>,
+) -> Found<Option<Stream>> {
+    if !to.is_tls() {
+        return Found::needless(direct, format_args!("{to} is plain"));
+    }
+    let stream = match direct {
+        Some(stream) => Ok(Some(stream)),
+        None => dialler.pass(to).await,
+    };
+    let stream = match stream {
+        Ok(Some(stream)) => stream,
+        // Not where there is neither: a proxy was found before.
+        Ok(None) => return Found::needless(None, "there is no connection"),
+        Err(error) => return failed(&error),
+    };
+    match dialler.encrypt(to, stream).await {
+        Ok((stream, version)) => {
+            Found::ok(Some(stream), format!("{version} with {}", to.authority()))
+        }
+        Err(error) => failed(&error),
+    }
 }
 
 async fn look_up(dialler: &Dialler, to: &Destination) -> Found<Vec<SocketAddr>> {

@@ -4,14 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::check::{Found, Subject};
 use super::examination::{Examination, Step};
+use super::machine::shortcoming;
 use crate::report::one_line;
 use crate::ssm;
+use crate::target::printable;
 use crate::tunnel::{self, Error, Tunnel};
 
-/// Dials, and tells the gateway's part from the agent's.
+/// Dials, and tells the gateway's part from the agent's, whose age is judged here if that was not possible before.
 pub(super) async fn examine(
     examination: &mut Examination<'_>,
     tunnel: Step<&tunnel::Options>,
+    is_age_known: bool,
 ) -> Step<Tunnel> {
     let options = match tunnel {
         Ok(options) => options,
@@ -36,11 +39,20 @@ pub(super) async fn examine(
     }
     let found = match dialled {
         Ok(tunnel) => {
-            let text = match tunnel.agent_version() {
+            let version = tunnel.agent_version().map(printable);
+            let lack = version.as_deref().filter(|_| !is_age_known);
+            let lack = lack.and_then(shortcoming);
+            let text = match version {
                 Some(version) => format!("the agent answers, version {version}"),
                 None => "the agent answers".to_owned(),
             };
-            Found::ok(tunnel, text)
+            match lack {
+                Some(lack) => {
+                    let remedy = tunnel::update(tunnel.target());
+                    Found::warning(tunnel, format!("{text}, is old: {lack}"), Some(remedy))
+                }
+                None => Found::ok(tunnel, text),
+            }
         }
         Err(error) => failed(&error),
     };

@@ -132,6 +132,11 @@ impl Error {
                 "check the network, the region's name, and the endpoint URL if one is set; \
                  behind a proxy, set HTTPS_PROXY"
             }
+            Self::Tls { source, .. } | Self::ProxyTls { source, .. }
+                if is_of_another_time(source) =>
+            {
+                "the certificate is not valid at this computer's time; if that is wrong: sudo timedatectl set-ntp true"
+            }
             Self::Tls { .. } => "behind an inspecting proxy, set AWS_CA_BUNDLE to its certificate",
             Self::ProxyConnect { .. } => {
                 "check HTTPS_PROXY (or ALL_PROXY, HTTP_PROXY), and whether the proxy runs; NO_PROXY lists hosts that need none"
@@ -165,5 +170,44 @@ impl Error {
             cause = current.source();
         }
         None
+    }
+}
+
+/// Whether TLS failed for a certificate that is valid at another time than now.
+fn is_of_another_time(error: &io::Error) -> bool {
+    use rustls::CertificateError as Invalid;
+
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidCertificate(
+            Invalid::Expired
+                | Invalid::ExpiredContext { .. }
+                | Invalid::NotValidYet
+                | Invalid::NotValidYetContext { .. }
+        ))
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_of_another_time_calls_for_a_look_at_the_clock() {
+        use rustls::CertificateError as Invalid;
+
+        for (invalid, words) in [
+            (Invalid::NotValidYet, "timedatectl"),
+            (Invalid::Expired, "timedatectl"),
+            (Invalid::UnknownIssuer, "AWS_CA_BUNDLE"),
+        ] {
+            let source = rustls::Error::InvalidCertificate(invalid);
+            let error = Error::Tls {
+                host: "ssm.shim.example:443".into(),
+                source: Arc::new(io::Error::new(io::ErrorKind::InvalidData, source)),
+            };
+            assert!(error.hint().contains(words), "{}", error.hint());
+        }
     }
 }

@@ -6,7 +6,7 @@ use crate::smux;
 use crate::ssm::{self, Disposition, api};
 
 /// How to bring an agent up to date, for whoever administers the machine.
-pub(super) fn update(target: &str) -> String {
+pub(crate) fn update(target: &str) -> String {
     format!(
         "update the agent: aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids {target}"
     )

@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, info};
 
 pub use self::error::Error;
+pub(crate) use self::error::update;
 use self::single::Single;
 pub use self::single::Told;
 pub use self::stream::Stream;
@@ -136,10 +137,19 @@ impl Tunnel {
     /// # Errors
     /// [`Error::Session`] or [`Error::AgentTooOld`].
     pub async fn dial(options: &Options) -> Result<Self, Error> {
-        Self::dial_as(options, options.session()).await
+        let tunnel = Self::dial_as(options, options.session()).await?;
+        match &tunnel.carrier {
+            // One that could not connect to the port has not told its version.
+            Carrier::Single(single) if tunnel.session_id.is_some() => {
+                options.told.tell(&tunnel.target, single.version());
+            }
+            _ => {}
+        }
+        Ok(tunnel)
     }
 
-    /// As [`Tunnel::dial`], with one SSM session only: an agent that does not answer in it is not tried again.
+    /// As [`Tunnel::dial`], for who judges the agent: one that does not answer in the first SSM session is not tried
+    /// again, and nothing is said of its age.
     ///
     /// # Errors
     /// As [`Tunnel::dial`].
@@ -173,7 +183,6 @@ impl Tunnel {
             Ok((session, _stream)) => {
                 let version = session.established().peer_version.clone();
                 let version = version.unwrap_or_default();
-                options.told.tell(&options.target, &version);
                 let session_id = session.id().to_owned();
                 // Its task ends it, and nobody has to wait for that.
                 drop(session);

@@ -79,10 +79,11 @@ fn each_permission_that_is_missing_is_named() {
         return;
     };
     let denied = |operation: &str| patient.visit(WEB).refused(&format!("DENY.{operation}"));
-    for operation in ["StartSession", "ResumeSession"] {
-        let hint = format!("must allow ssm:{operation}");
-        denied(operation).fails(operation, "access denied", &hint);
-    }
+    denied("StartSession").fails(
+        "StartSession",
+        "access denied",
+        "must allow ssm:StartSession",
+    );
     denied("OpenDataChannel")
         .fails(
             "OpenDataChannel",
@@ -90,9 +91,15 @@ fn each_permission_that_is_missing_is_named() {
             "ssmmessages:OpenDataChannel",
         )
         .skips("handshake", "OpenDataChannel");
-    denied("TerminateSession").leaving_sessions().fails(
+    // `ssh` works without these.
+    denied("ResumeSession").warns(
+        "ResumeSession",
+        "a lost connection ends what is open",
+        "must allow ssm:ResumeSession",
+    );
+    denied("TerminateSession").leaving_sessions().warns(
         "TerminateSession",
-        "access denied",
+        "may last until they idle out",
         "must allow ssm:TerminateSession",
     );
 }
@@ -117,6 +124,17 @@ fn permissions_that_one_can_do_without_are_warnings() {
     }
     let visit = patient.visit(WEB).refused("DENY.GetCallerIdentity");
     visit.warns("identity", "cannot be told", "sts:GetCallerIdentity");
+    let general = patient.visit(WEB).in_general();
+    let general = general.refused("DENY.DescribeInstanceInformation");
+    general.warns(
+        "DescribeInstanceInformation",
+        "by their ids only",
+        "ssm:DescribeInstanceInformation",
+    );
+    // Nor does it matter to an id why there is no answer.
+    let throttled = patient.visit(WEB);
+    let throttled = throttled.refused("THROTTLE.DescribeInstanceInformation");
+    throttled.warns("DescribeInstanceInformation", "an id will do", "wait");
     // A name has to be looked up, an id has not.
     let report = patient
         .visit("web")

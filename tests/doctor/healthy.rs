@@ -102,7 +102,7 @@ ssh would work
     assert_eq!(general.code, 0, "{general}");
     general.says(
         "DescribeInstanceInformation",
-        "5 machines in eu-central-1, 3 of them online",
+        "6 machines in eu-central-1, 4 of them online",
         "",
     );
     assert_eq!(general.lines.len(), 17, "{general}");

@@ -35,6 +35,15 @@ fn a_name_or_a_port_that_is_not_there_is_named() {
     );
     report.says("ssm-tcp", "Connection refused", "check the network");
 
+    // What is no URL leads nowhere.
+    let report = patient.visit(WEB).at("localhost").fails(
+        "region",
+        "the endpoint URL of ssm is no URL",
+        "endpoint URL",
+    );
+    report.skips("proxy", "region");
+    report.skips("upload", "region");
+
     // The gateway alone: all that the API tells is told.
     let report = patient
         .visit(WEB)
@@ -137,6 +146,19 @@ fn a_proxy_that_is_in_the_way_is_named() {
     assert_eq!(report.code, 0, "{report}");
     report.says("proxy", "(HTTPS_PROXY) for ssm.shim.example", "");
     report.says("ssm-dns", "the proxy does that", "");
+    // Plain requests are the proxy's to make, and nothing of that is in the way.
+    let plain = Front::start(patient.emulator.port(), None);
+    let report = through(&login, squid.port)
+        .at(&format!("http://{API}:{}", plain.port))
+        .env(
+            "HTTP_PROXY",
+            &format!("http://{login}127.0.0.1:{}", squid.port),
+        )
+        .report();
+    assert_eq!(report.code, 0, "{report}");
+    report.says("ssm-tls", "is plain", "");
+    report.says("clock", "a proxy speaks for", "");
+    assert_eq!(report.line("authentication")["verdict"], "ok", "{report}");
     let wrong = through("ann:wrong@", squid.port);
     wrong.fails(
         "proxy",

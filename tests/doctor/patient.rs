@@ -23,6 +23,8 @@ pub(crate) const STOPPED: &str = "i-0aaaaaaaaaaaaaaa3";
 pub(crate) const UNMANAGED: &str = "i-0aaaaaaaaaaaaaaa4";
 pub(crate) const LOST: &str = "i-0aaaaaaaaaaaaaaa5";
 
+pub(crate) const TASK: &str = "ecs:prod_0123456789abcdef_0123456789abcdef-1";
+
 /// An emulator with some machines, an sshd, and a home.
 pub(crate) struct Patient {
     pub(crate) emulator: Daemon,
@@ -71,6 +73,16 @@ impl Patient {
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     }
 
+    /// Another emulator, whose agent is of `version`.
+    pub(crate) fn emulator_of(&self, version: &str) -> Daemon {
+        let home = self.path("another");
+        Daemon::start(
+            &home,
+            &["emulator", "--pacing", "off", "--agent-version", version],
+            &[],
+        )
+    }
+
     pub(crate) fn clear_faults(&self) {
         call(self.emulator.port(), "DELETE", "/faults", "", b"");
     }
@@ -112,6 +124,7 @@ fn fleet() -> Value {
         { "id": STOPPED, "name": "batch", "agent": false,
             "details": { "state": "stopped", "lost_seconds": 600 } },
         { "id": UNMANAGED, "name": "bare", "agent": false, "details": { "managed": false } },
+        { "id": TASK },
         { "id": LOST, "name": "lost", "agent": false, "details": { "lost_seconds": 10_800 } },
     ])
 }

@@ -1,6 +1,6 @@
 //! Targets that are not there, and agents that are too old.
 
-use crate::patient::{LOST, OLD, Patient, STOPPED, TOO_OLD, UNMANAGED, WEB};
+use crate::patient::{LOST, OLD, Patient, STOPPED, TASK, TOO_OLD, UNMANAGED, WEB};
 
 #[test]
 fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
@@ -46,6 +46,19 @@ fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
     report.says("target", WEB, "");
 }
 
+/// Its id is no value for the filters of either list.
+#[test]
+fn a_container_is_on_no_list() {
+    let Some(patient) = Patient::new() else {
+        return;
+    };
+    let report = patient.visit(TASK).report();
+    assert_eq!(report.code, 0, "{report}");
+    assert_eq!(report.with("warning"), [] as [&str; 0], "{report}");
+    report.says("target", "nothing is known of it but its id", "");
+    report.says("GetConnectionStatus", "connected", "");
+}
+
 #[test]
 fn an_agent_is_judged_by_its_age() {
     let Some(patient) = Patient::new() else {
@@ -60,4 +73,14 @@ fn an_agent_is_judged_by_its_age() {
     patient
         .visit(OLD)
         .warns("agent", "3.1.1188.0 is old", "AWS-UpdateSSMAgent");
+    // Where the list does not tell, the agent does.
+    let emulator = patient.emulator_of("3.0.100.0");
+    let endpoint = emulator.text("endpoint");
+    let visit = patient.visit(WEB).at(&endpoint);
+    let report = visit.warns("agent", "3.0.100.0 is old", "AWS-UpdateSSMAgent");
+    assert_eq!(report.line("handshake")["verdict"], "ok", "{report}");
+    let output = visit.run(&[]).output();
+    assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
+    let unlisted = visit.refused("DENY.DescribeInstanceInformation");
+    unlisted.warns("handshake", "3.0.100.0, is old", "AWS-UpdateSSMAgent");
 }

@@ -45,6 +45,13 @@ impl Filter {
     fn matches(&self, node: &Node) -> Result<bool, ApiError> {
         let agent = node.agent();
         let value = match self.key.as_str() {
+            // Containers and the like are not on this list, and their ids no values.
+            "InstanceIds" if !self.values.iter().all(|id| is_listed_id(id)) => {
+                return Err(ApiError::new(
+                    Kind::InvalidFilterValue,
+                    "The specified filter value is not valid.",
+                ));
+            }
             "InstanceIds" => Some(node.instance.id.clone()),
             "PingStatus" => Some(ping_status(node).to_owned()),
             "PlatformTypes" => agent.map(|agent| platform_type(node, &agent.platform)),
@@ -68,6 +75,10 @@ impl Filter {
         };
         Ok(value.is_some_and(|value| self.values.contains(&value)))
     }
+}
+
+fn is_listed_id(id: &str) -> bool {
+    id.starts_with("i-") || id.starts_with("mi-")
 }
 
 pub(super) fn describe(hub: &Hub, request: Describe) -> Result<Value, ApiError> {
