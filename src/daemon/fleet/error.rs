@@ -38,9 +38,12 @@ pub enum Error {
     /// As many targets as there may be are in use.
     #[error("too many targets are in use at the same time")]
     TooMany,
-    /// There is one target, whatever the name.
-    #[error("only one target is served here")]
-    OnlyOne,
+    /// There is one target, and it is another one.
+    #[error("the demo has one machine, {id}")]
+    OnlyOne {
+        /// The one there is.
+        id: String,
+    },
     /// The daemon is stopping.
     #[error("ssmshim is stopping")]
     Stopping,
@@ -66,7 +69,11 @@ impl Error {
                 Some("try again; `ssmshim targets` shows whether AWS answers".into())
             }
             Self::TooMany => Some("close connections to some, and try again".into()),
-            Self::OnlyOne | Self::Stopping => None,
+            Self::OnlyOne { .. } => Some(
+                "a login name without a `+` leads there; `ssmshim serve` reaches machines in AWS"
+                    .into(),
+            ),
+            Self::Stopping => None,
         }
     }
 

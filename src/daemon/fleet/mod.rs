@@ -92,7 +92,7 @@ impl Fleet {
         })
     }
 
-    /// One target, whatever the name.
+    /// One target, for every name that selects no other.
     pub(super) fn of_one(tunnel: tunnel::Options, login: Login, hold: Duration) -> Self {
         let mut fleet = Shared::new(Duration::MAX);
         let link = LinkKey {
@@ -141,11 +141,11 @@ impl Fleet {
     /// # Errors
     /// Why there is none.
     pub async fn select(&self, name: &str) -> Result<Visit, Error> {
-        let usual = self.shared.usual.as_ref();
-        let Some(ways) = &self.shared.ways else {
-            return usual.cloned().ok_or(Error::Stopping);
+        let Shared { ways, usual, .. } = &*self.shared;
+        let is_alias = |name: &str| {
+            let ways = ways.as_ref();
+            ways.is_some_and(|ways| ways.endpoint.has_alias(name))
         };
-        let is_alias = |name: &str| ways.endpoint.has_alias(name);
         match (name::read(name, is_alias, usual.is_some()), usual) {
             (Wish::Usual, Some(usual)) => Ok(usual.clone()),
             (Wish::Usual, None) => Err(Error::Nameless),
@@ -168,7 +168,9 @@ impl Fleet {
             stop,
             ..
         } = &*self.shared;
-        let ways = self.shared.ways.as_ref().ok_or(Error::OnlyOne)?;
+        let Some(ways) = &self.shared.ways else {
+            return self.only(target);
+        };
         let mut config = ways.endpoint.toward(target).map_err(super::Error::from)?;
         if let Some(user) = user {
             config.user = Some(user.to_owned());
@@ -188,6 +190,15 @@ impl Fleet {
             NoRoom::Full => Error::TooMany,
             NoRoom::Stopping => Error::Stopping,
         })
+    }
+
+    /// The one target that there is, if it is `target`. Whoever logs in there is the same.
+    fn only(&self, target: &str) -> Result<Visit, Error> {
+        let usual = self.shared.usual.as_ref().ok_or(Error::Stopping)?;
+        match usual.link().target() {
+            id if id == target => Ok(usual.clone()),
+            id => Err(Error::OnlyOne { id: id.to_owned() }),
+        }
     }
 
     /// Ends all targets, and waits until their sessions are terminated.
