@@ -167,7 +167,11 @@ impl Finder {
             });
         }
         if names.len() >= NAMES {
-            return Err(Error::TooMany);
+            // All of them hold. What is forgotten is looked for again.
+            let idle = names.iter().filter(|(_, one)| Arc::strong_count(one) == 1);
+            let least = idle.min_by_key(|(_, one)| is_found(one));
+            let least = least.map(|(name, _)| name.clone());
+            names.remove(&least.ok_or(Error::TooMany)?);
         }
         let place = Arc::new(Name::default());
         names.insert(name.to_owned(), Arc::clone(&place));
@@ -177,6 +181,12 @@ impl Finder {
     fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, Arc<Name>>> {
         self.names.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a machine is known by it.
+fn is_found(name: &Name) -> bool {
+    let outcome = name.try_lock();
+    outcome.is_ok_and(|outcome| matches!(*outcome, Some(Outcome::Found(..))))
 }
 
 /// What the machine is kept under.
@@ -212,5 +222,36 @@ async fn online(aws: &Aws) -> Vec<String> {
             Vec::new()
         }
         Err(_) => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::broadcast;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_that_nobody_waits_for_makes_way() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let members = Members::new(Duration::ZERO, broadcast::Sender::new(1), tasks, stop);
+        let finder = Finder::new();
+        let mut waiting = Vec::new();
+        for n in 0..NAMES {
+            let place = finder.place(&format!("name-{n}"), &members).unwrap();
+            *place.lock().await = Some(Outcome::Failed(Error::Nameless, Instant::now()));
+            waiting.push(place);
+        }
+        let refused = finder.place("one more", &members);
+        assert!(matches!(refused, Err(Error::TooMany)));
+        // A name that is there takes no room.
+        drop(finder.place("name-0", &members).unwrap());
+        waiting.remove(7);
+        finder.place("one more", &members).unwrap();
+        let names = finder.lock();
+        assert_eq!(names.len(), NAMES);
+        assert!(!names.contains_key("name-7") && names.contains_key("name-0"));
     }
 }
