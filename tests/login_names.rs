@@ -420,6 +420,15 @@ fn users_of_one_target_share_its_session() {
     assert_eq!(output.code, 255, "{output:?}");
     assert!(output.stderr.contains("no-such-user"), "{output:?}");
     assert_eq!(site.sessions(), once(&[DB]));
+    // That is nothing that happened to the target.
+    let refused = event(&daemon, "login_refused", DB);
+    let error = refused["error"].as_str().expect("a reason");
+    assert!(error.contains("no-such-user"), "{refused}");
+    assert!(
+        !daemon.stdout().contains(r#""down""#),
+        "{}",
+        daemon.stdout()
+    );
     if rustix::process::geteuid().is_root() {
         let output = site.ssh(&daemon, "nobody+db", &[], "true").output();
         assert_ne!(

@@ -134,7 +134,7 @@ impl Upstream {
     /// Waits until nobody has used it for the whole of `span`. Where nobody has ever been logged in, there is
     /// nothing to keep: it is idle as soon as its visitors have left.
     pub async fn idle_for(&self, span: Duration) {
-        let patience = || match self.shared.has_served.load(Ordering::Relaxed) {
+        let patience = || match self.shared.has_served() {
             true => span,
             false => Duration::ZERO,
         };
@@ -237,7 +237,7 @@ impl Upstream {
             _ = has_tried.wait_for(|has_tried| *has_tried) => {}
         }
         let mut backoff = Backoff::default();
-        let mut is_failing = false;
+        let mut trouble = Trouble::new(&self.shared.link);
         loop {
             // From now on: somebody may answer while nobody is asked here.
             let mut logged_in = pin!(self.shared.logged_in.notified());
@@ -254,9 +254,7 @@ impl Upstream {
                 Ok(transport) => {
                     backoff.reset();
                     pool.put(transport);
-                    if std::mem::take(&mut is_failing) {
-                        self.shared.link.tell(News::LoggedIn);
-                    }
+                    trouble.is_over();
                     continue;
                 }
                 Err(error) if error.needs_person() => {
@@ -277,8 +275,7 @@ impl Upstream {
             info!(reason = one_line(&error), ?pause, "no spare transport");
             // Of the tunnel others tell.
             if !matches!(error, Error::Tunnel(_)) {
-                is_failing = true;
-                self.shared.link.tell(News::Down(error));
+                trouble.tell(error, self.shared.has_served());
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -313,7 +310,7 @@ impl Shared {
             absence.mark_unchanged();
             let error = match self.attempt(&tunnel, attendance.cloned()).await {
                 Ok(transport) => {
-                    self.has_served.store(true, Ordering::Relaxed);
+                    self.serves();
                     *self.lock_banner() = transport.banner();
                     // One that took somebody says nothing about those that nobody waits for.
                     if !transport.connection.took_person() {
@@ -364,7 +361,61 @@ impl Shared {
         outcome
     }
 
+    /// Notes that it is of use.
+    fn serves(&self) {
+        self.has_served.store(true, Ordering::Relaxed);
+        self.link.serves();
+    }
+
+    fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Relaxed)
+    }
+
     fn lock_banner(&self) -> MutexGuard<'_, Option<String>> {
         self.banner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one login tells of a link that others may share. What it has told is taken back when it ends.
+struct Trouble<'a> {
+    link: &'a Link,
+    /// The target is said to be down.
+    is_told: bool,
+}
+
+impl<'a> Trouble<'a> {
+    fn new(link: &'a Link) -> Self {
+        Self {
+            link,
+            is_told: false,
+        }
+    }
+
+    /// Tells of `error`, which is the target's unless others are let in and this login never was.
+    fn tell(&mut self, error: Error, has_served: bool) {
+        if self.link.has_served() && !has_served {
+            self.is_over();
+            self.link.tell(News::LoginRefused(error));
+        } else {
+            self.is_told = true;
+            self.link.tell(News::Down(error));
+        }
+    }
+
+    /// Logging in works, or nobody tries any more.
+    fn is_over(&mut self) {
+        if std::mem::take(&mut self.is_told) {
+            self.link.tell(News::LoggedIn);
+        }
+    }
+}
+
+impl Drop for Trouble<'_> {
+    fn drop(&mut self) {
+        // Others still come and go; where the link itself is down or ends, its own news say so.
+        let is_up = matches!(*self.link.state().borrow(), State::Up(_));
+        if is_up && self.link.has_served() && !self.link.stop().is_cancelled() {
+            self.is_over();
+        }
     }
 }

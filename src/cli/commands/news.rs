@@ -88,6 +88,8 @@ pub(super) struct Teller {
     is_down: bool,
     /// What was wrong when it was told last; none once all was well.
     told: Option<String>,
+    /// Why somebody was not let in where others are, when it was told last.
+    refused: Option<String>,
 }
 
 impl Teller {
@@ -187,6 +189,19 @@ impl Teller {
                 if self.is_down {
                     self.up(None, voice);
                     voice.say("logging in works again");
+                }
+            }
+            News::LoginRefused(error) => {
+                let (error, hint) = (one_line(error), error.hint());
+                if self.refused.as_ref() != Some(&error) {
+                    output.event(&Event::LoginRefused {
+                        target,
+                        error: &error,
+                        hint: hint.as_deref(),
+                    });
+                    // It names the target.
+                    output.warn(&error, hint.as_deref());
+                    self.refused = Some(error);
                 }
             }
         }

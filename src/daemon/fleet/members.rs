@@ -246,11 +246,11 @@ impl Members {
             if !upstream.is_idle() {
                 continue;
             }
-            upstream.close();
             member.logins.remove(&login);
-            if member.logins.is_empty()
-                && let Some(member) = links.up.remove(&link)
-            {
+            if !member.logins.is_empty() {
+                upstream.close();
+            } else if let Some(member) = links.up.remove(&link) {
+                // Its logins end with it.
                 self.end(member);
             }
             return;
