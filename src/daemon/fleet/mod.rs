@@ -215,9 +215,9 @@ impl Targets for Fleet {
         self.shared.usual.clone()
     }
 
-    fn find<'a>(&'a self, name: &'a str) -> server::Found<'a> {
+    fn select<'a>(&'a self, name: &'a str) -> server::Selected<'a> {
         Box::pin(async move {
-            let selected = self.select(name).await;
+            let selected = Self::select(self, name).await;
             selected.map_err(|error| error.refusal(self.aliases()))
         })
     }
