@@ -61,7 +61,7 @@ struct Shared {
     /// What sshd said before the last login, for those who log in here.
     banner: Mutex<Option<String>>,
     visitors: Visitors,
-    /// Whether it has ever been of use: a login has succeeded.
+    /// Whether it has ever been of use: a login has succeeded, or a raw stream was opened.
     has_served: AtomicBool,
     /// Ends with the link, or before.
     stop: CancellationToken,
@@ -70,6 +70,9 @@ struct Shared {
 /// First and longest pause between attempts to log in that may yet succeed: a busy or restarting sshd.
 const LOGIN_PAUSE: Duration = Duration::from_millis(100);
 const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long one is kept at which nobody has ever been let in: until a passphrase or a user is typed again.
+const FAILURE_KEPT: Duration = Duration::from_secs(10);
 
 /// How long a port that nothing listens on is tried: as long as a restart of sshd takes.
 const NO_SSHD_PATIENCE: Duration = Duration::from_secs(2);
@@ -131,12 +134,22 @@ impl Upstream {
         self.shared.visitors.are_gone()
     }
 
-    /// Waits until nobody has used it for the whole of `span`. Where nobody has ever been logged in, there is
-    /// nothing to keep: it is idle as soon as its visitors have left.
+    /// Since when nobody uses it; none while somebody does.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.shared.visitors.gone_since()
+    }
+
+    /// Waits until it is closed, or its link ends.
+    pub async fn closed(&self) {
+        self.shared.stop.cancelled().await;
+    }
+
+    /// Waits until nobody has used it for the whole of `span`. Where it was never of use, there is little to keep: who
+    /// tries again does so soon.
     pub async fn idle_for(&self, span: Duration) {
         let patience = || match self.shared.has_served() {
             true => span,
-            false => Duration::ZERO,
+            false => span.min(FAILURE_KEPT),
         };
         self.shared.visitors.gone_for(patience).await;
     }

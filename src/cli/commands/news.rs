@@ -15,8 +15,8 @@ use crate::upstream::News;
 pub(super) struct Herald {
     usual: Option<String>,
     has_others: bool,
-    /// One for each target that is up.
-    tellers: BTreeMap<String, Teller>,
+    /// One for each target that is up, and for each port of one.
+    tellers: BTreeMap<(String, u16), Teller>,
 }
 
 impl Herald {
@@ -32,9 +32,11 @@ impl Herald {
     pub(super) fn tell(&mut self, report: &Report, output: Output) {
         let Report {
             target,
+            port,
             title,
             what,
         } = report;
+        let way = (target.clone(), *port);
         self.has_others |= self.usual.as_ref() != Some(target);
         let voice = Voice {
             target,
@@ -52,16 +54,16 @@ impl Herald {
                     is_new: true,
                     ..Teller::default()
                 };
-                self.tellers.insert(target.clone(), teller);
+                self.tellers.insert(way, teller);
             }
             What::News(news) => {
-                let teller = self.tellers.entry(target.clone()).or_default();
+                let teller = self.tellers.entry(way).or_default();
                 teller.tell(news, &voice);
             }
             What::Idle => {
                 output.event(&Event::Idle { target });
                 voice.say("not in use any more, session ended");
-                self.tellers.remove(target);
+                self.tellers.remove(&way);
             }
         }
     }

@@ -38,6 +38,9 @@ pub enum Error {
     /// As many targets as there may be are in use.
     #[error("too many targets are in use at the same time")]
     TooMany,
+    /// As many ways to log in at the target as there may be are in use.
+    #[error("too many users of that target are logged in at the same time")]
+    TooManyLogins,
     /// There is one target, and it is another one.
     #[error("the demo has one machine, {id}")]
     OnlyOne {
@@ -69,6 +72,7 @@ impl Error {
                 Some("try again; `ssmshim targets` shows whether AWS answers".into())
             }
             Self::TooMany => Some("close connections to some, and try again".into()),
+            Self::TooManyLogins => Some("close connections of some, and try again".into()),
             Self::OnlyOne { .. } => Some(
                 "a login name without a `+` leads there; `ssmshim serve` reaches machines in AWS"
                     .into(),

@@ -110,6 +110,7 @@ impl Fleet {
         };
         let login = LoginKey {
             user: None,
+            known_as: None,
             identity: Vec::new(),
             certificate: Vec::new(),
         };
@@ -187,7 +188,8 @@ impl Fleet {
         let plan = ways.plan(&config, &found)?;
         let started = members.start(link, login, plan);
         started.map_err(|no_room| match no_room {
-            NoRoom::Full => Error::TooMany,
+            NoRoom::Targets => Error::TooMany,
+            NoRoom::Logins => Error::TooManyLogins,
             NoRoom::Stopping => Error::Stopping,
         })
     }
@@ -305,6 +307,7 @@ impl Ways {
 fn login_key(config: &Serve) -> LoginKey {
     LoginKey {
         user: config.user.clone(),
+        known_as: known_hosts::name(config),
         identity: config.identity.clone(),
         certificate: config.certificate.clone(),
     }
