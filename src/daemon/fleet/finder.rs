@@ -29,6 +29,9 @@ const SEARCHES: usize = 4;
 /// How long one may take. A client waits for it, and has two minutes to log in.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// How long credentials for it may take, for which somebody may have to be asked: what is left of those two minutes.
+const CREDENTIALS_PATIENCE: Duration = Duration::from_secs(60);
+
 /// How long it is remembered that there is nothing.
 const FAILURE_REMEMBERED: Duration = Duration::from_secs(3);
 
@@ -112,16 +115,14 @@ impl Finder {
             },
             _ => {}
         }
-        let search = async {
-            // Never closed, so there is a permit in the end.
-            let _permit = self.searches.acquire().await;
-            let account = open.await?;
-            search(config, account).await
-        };
-        let searched = match timeout(PATIENCE, search).await {
-            Ok(searched) => searched,
-            Err(_) => Err(Error::Late { after: PATIENCE }),
-        };
+        let searched = self.search(config, open).await;
+        if let (Err(error), Some(Outcome::Found(found, link))) = (&searched, &*outcome)
+            && may_pass(error)
+            && members.is_coming_back(link)
+        {
+            debug!(name, reason = one_line(error), "held until it is back");
+            return Ok((**found).clone());
+        }
         *outcome = Some(match &searched {
             Ok(found) => Outcome::found(config, found),
             Err(error) => Outcome::Failed(error.clone(), Instant::now()),
@@ -150,6 +151,34 @@ impl Finder {
             }
         });
         known.collect()
+    }
+
+    async fn search<A>(&self, config: &Serve, open: A) -> Result<Found, Error>
+    where
+        A: Future<Output = Result<Arc<Account>, Error>>,
+    {
+        let account = within(PATIENCE, open).await?;
+        // Before the clock of the search runs, and before it takes anybody's turn: somebody may have to type a code.
+        within(CREDENTIALS_PATIENCE, async {
+            let prepared = account.aws.prepare().await;
+            let failed = |source| {
+                let wanted = config.target.clone();
+                super::super::Error::from(target::Error::Api { wanted, source })
+            };
+            Ok(prepared.map_err(failed)?)
+        })
+        .await?;
+        let (_permit, mut searched) = within(PATIENCE, async {
+            // Never closed, so there is a permit in the end.
+            let permit = self.searches.acquire().await;
+            Ok((permit, search(config, &account).await))
+        })
+        .await?;
+        // What there is instead takes its own time.
+        if let Err(Error::Unknown { online: others, .. }) = &mut searched {
+            *others = online(&account.aws).await;
+        }
+        searched
     }
 
     fn place(&self, name: &str, members: &Members) -> Result<Arc<Name>, Error> {
@@ -183,6 +212,33 @@ impl Finder {
     }
 }
 
+async fn within<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match timeout(patience, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Late { after: patience }),
+    }
+}
+
+/// Whether a search that failed like that says nothing against the machine that the name has meant so far.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Setup(error) => !matches!(
+            **error,
+            super::super::Error::Target(target::Error::Ambiguous { .. })
+        ),
+        Error::Late { .. } => true,
+        Error::Nameless
+        | Error::Unknown { .. }
+        | Error::TooMany
+        | Error::TooManyLogins
+        | Error::OnlyOne { .. }
+        | Error::Stopping => false,
+    }
+}
+
 /// Whether a machine is known by it.
 fn is_found(name: &Name) -> bool {
     let outcome = name.try_lock();
@@ -199,12 +255,15 @@ pub(super) fn link_key(config: &Serve, found: &Found) -> LinkKey {
     }
 }
 
-async fn search(config: &Serve, account: Arc<Account>) -> Result<Found, Error> {
+async fn search(config: &Serve, account: &Arc<Account>) -> Result<Found, Error> {
     match target::resolve(&account.aws, &config.target).await {
-        Ok(machine) => Ok(Found::new(Wanted::of(&account.aws, machine), account)),
+        Ok(machine) => {
+            let wanted = Wanted::of(&account.aws, machine);
+            Ok(Found::new(wanted, Arc::clone(account)))
+        }
         Err(error @ target::Error::Unknown { .. }) => Err(Error::Unknown {
             source: Arc::new(error),
-            online: online(&account.aws).await,
+            online: Vec::new(),
         }),
         Err(error) => Err(super::super::Error::from(error).into()),
     }
@@ -232,6 +291,38 @@ mod tests {
     use tokio_util::task::TaskTracker;
 
     use super::*;
+
+    #[test]
+    fn only_what_may_pass_is_waited_for() {
+        let failed = |error: target::Error| Error::from(super::super::super::Error::from(error));
+        let unknown = target::Error::Unknown {
+            wanted: "web".into(),
+            region: "eu-west-1".into(),
+            account: None,
+        };
+        let unknown = Error::Unknown {
+            source: Arc::new(unknown),
+            online: Vec::new(),
+        };
+        let offline = target::Error::Offline {
+            title: "i-1 (web)".into(),
+            is_container: false,
+            last_ping: None,
+        };
+        let ambiguous = target::Error::Ambiguous {
+            wanted: "web".into(),
+            count: 2,
+            candidates: Vec::new(),
+        };
+        for (error, expected) in [
+            (failed(offline), true),
+            (Error::Late { after: PATIENCE }, true),
+            (failed(ambiguous), false),
+            (unknown, false),
+        ] {
+            assert_eq!(may_pass(&error), expected, "{error}");
+        }
+    }
 
     #[tokio::test]
     async fn one_that_nobody_waits_for_makes_way() {
