@@ -319,6 +319,48 @@ fn putty_shows_the_refusal() {
 }
 
 #[test]
+fn flags_are_not_for_what_a_name_selects() {
+    let Some(site) = Site::start() else { return };
+    let port = site.web.port.to_string();
+    let daemon = site.serve(&["web", "--ssh-port", &port, "--user", &user()]);
+    let me = user();
+    assert_eq!(site.arrives(&daemon, "db"), format!("db {me}"));
+    assert_eq!(site.arrives(&daemon, "anything"), format!("web {me}"));
+}
+
+#[test]
+fn the_demo_has_one_machine() {
+    if !have("ssh") {
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let daemon = Daemon::start(directory.path(), &["demo", "--pacing", "off"], &[]);
+    let machine = daemon.text("target");
+    let ssh = |name: &str| {
+        let target = Target {
+            port: daemon.port(),
+            user: name.to_owned(),
+            identity: directory.path().join("none"),
+        };
+        let run = Run::new("ssh").args(["-o", "LogLevel=INFO"]);
+        let run = run.args(target.options("-p"));
+        run.args(["-l", name, "127.0.0.1", "echo inside"]).output()
+    };
+    for name in ["anything", &machine, &format!("me+{machine}")] {
+        assert_eq!(ssh(name).text(), "inside", "{name}");
+    }
+    for name in ["me+web", "i-0aaaaaaaaaaaaaaa9", "+"] {
+        let output = ssh(name);
+        assert_eq!((output.code, output.text()), (255, String::new()), "{name}");
+        let said = match name {
+            "+" => "ssmshim: no target is named".to_owned(),
+            _ => format!("ssmshim: the demo has one machine, {machine}"),
+        };
+        assert!(output.stderr.contains(&said), "{name}: {output:?}");
+    }
+}
+
+#[test]
 fn without_a_target_every_name_has_to_select_one() {
     let Some(site) = Site::start() else { return };
     let daemon = site.serve(&[]);
@@ -420,6 +462,15 @@ fn users_of_one_target_share_its_session() {
     assert_eq!(output.code, 255, "{output:?}");
     assert!(output.stderr.contains("no-such-user"), "{output:?}");
     assert_eq!(site.sessions(), once(&[DB]));
+    // That is nothing that happened to the target.
+    let refused = event(&daemon, "login_refused", DB);
+    let error = refused["error"].as_str().expect("a reason");
+    assert!(error.contains("no-such-user"), "{refused}");
+    assert!(
+        !daemon.stdout().contains(r#""down""#),
+        "{}",
+        daemon.stdout()
+    );
     if rustix::process::geteuid().is_root() {
         let output = site.ssh(&daemon, "nobody+db", &[], "true").output();
         assert_ne!(

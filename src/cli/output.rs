@@ -63,6 +63,12 @@ pub(super) enum Event<'a> {
         error: &'a str,
         hint: Option<&'a str>,
     },
+    /// Somebody is not let in at a target where others are.
+    LoginRefused {
+        target: &'a str,
+        error: &'a str,
+        hint: Option<&'a str>,
+    },
     /// The target is reached, or reached again.
     Up {
         target: &'a str,

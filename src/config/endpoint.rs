@@ -80,10 +80,19 @@ impl Endpoint {
 
     /// How to reach `wanted`: an alias, with what is different there, or a target in any other form.
     ///
+    /// Flags and environment stand beside [`Endpoint::target`]. What another alias says of itself is not theirs to
+    /// change: its name is not to lead into another account, or to another user.
+    ///
     /// # Errors
     /// [`UsageError::NoHome`].
     pub fn toward(&self, wanted: &str) -> Result<Serve, UsageError> {
-        Serve::merge(wanted.to_owned(), self.said.clone(), self.file.clone())
+        let mut said = self.said.clone();
+        if self.target.as_deref() != Some(wanted)
+            && let Some(alias) = self.file.targets.get(wanted)
+        {
+            said.yield_to(alias);
+        }
+        Serve::merge(wanted.to_owned(), said, self.file.clone())
     }
 
     /// The names of `[targets.NAME]`, in alphabetical order.
@@ -142,6 +151,53 @@ mod tests {
                 (serve.target.as_str(), serve.user.as_deref()),
                 (target, Some(user))
             );
+        }
+    }
+
+    #[test]
+    fn flags_are_for_the_target_beside_them() {
+        let said = |target: Option<&str>| File {
+            target: target.map(str::to_owned),
+            user: Some("me".into()),
+            profile: Some("dev".into()),
+            region: Some("eu-west-1".into()),
+            ssh_port: Some(2022),
+            identity: vec!["flag".into()],
+            ..File::default()
+        };
+        let text = "[targets.db]\ntarget = \"postgres\"\nprofile = \"prod\"\nuser = \"ro\"\n\
+            [targets.app]\ntarget = \"app-1\"\nregion = \"us-east-1\"\nssh_port = 22\nidentity = [\"own\"]";
+        let toward = |target: Option<&str>, wanted: &str| {
+            let endpoint = endpoint(said(target), text).unwrap();
+            let serve = endpoint.toward(wanted).unwrap();
+            format!(
+                "{} {}@{} {} port {} by {}",
+                serve.profile.unwrap_or_default(),
+                serve.user.unwrap_or_default(),
+                serve.target,
+                serve.region.unwrap_or_default(),
+                serve.ssh_port,
+                serve.identity[0].display(),
+            )
+        };
+        for (target, wanted, reached) in [
+            // The target beside the flags, wanted, and what that is.
+            (Some("web"), "web", "dev me@web eu-west-1 port 2022 by flag"),
+            (Some("web"), "i-1", "dev me@i-1 eu-west-1 port 2022 by flag"),
+            (
+                Some("web"),
+                "db",
+                "prod ro@postgres eu-west-1 port 2022 by flag",
+            ),
+            (Some("web"), "app", "dev me@app-1 us-east-1 port 22 by own"),
+            (None, "db", "prod ro@postgres eu-west-1 port 2022 by flag"),
+            (
+                Some("db"),
+                "db",
+                "dev me@postgres eu-west-1 port 2022 by flag",
+            ),
+        ] {
+            assert_eq!(toward(target, wanted), reached, "{target:?} {wanted}");
         }
     }
 

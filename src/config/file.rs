@@ -55,7 +55,8 @@ pub struct File {
 
 /// `[targets.NAME]`: a target under a name of one's own, and what is different there.
 ///
-/// What it says wins over the rest of the file, and not over flags and environment.
+/// What it says wins over the rest of the file. Flags and environment win over it where it is the target that they are
+/// given with, and not where a login name selects it: they are meant for the other one then.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Alias {

@@ -9,7 +9,7 @@ use directories::{BaseDirs, ProjectDirs};
 use serde::Deserialize;
 use thiserror::Error;
 
-use super::file::{self, File};
+use super::file::{self, Alias, File};
 use crate::net::Destination;
 
 /// Who may log in at the local endpoint.
@@ -189,6 +189,17 @@ impl File {
             self.identity = alias.identity;
         }
         alias.target
+    }
+
+    /// Takes back what `alias` says itself.
+    pub(super) fn yield_to(&mut self, alias: &Alias) {
+        self.user.take_if(|_| alias.user.is_some());
+        self.ssh_port.take_if(|_| alias.ssh_port.is_some());
+        self.profile.take_if(|_| alias.profile.is_some());
+        self.region.take_if(|_| alias.region.is_some());
+        if !alias.identity.is_empty() {
+            self.identity.clear();
+        }
     }
 }
 

@@ -15,9 +15,17 @@ pub(super) fn of(config: &Serve, id: &str) -> KnownHosts {
         StrictHostKey::Off => Mode::Off,
     };
     let known = KnownHosts::new(files(&config.known_hosts), id, mode).on_port(config.ssh_port);
+    match name(config) {
+        Some(name) => known.also_named(&name),
+        None => known,
+    }
+}
+
+/// What the machine is known by besides its id.
+pub(super) fn name(config: &Serve) -> Option<String> {
     match Selector::parse(&config.target) {
-        Selector::Name(name) => known.also_named(&name),
-        Selector::Id(_) | Selector::Tag { .. } | Selector::Address(_) => known,
+        Selector::Name(name) => Some(name),
+        Selector::Id(_) | Selector::Tag { .. } | Selector::Address(_) => None,
     }
 }
 

@@ -155,14 +155,17 @@ impl AuthorizedKeys {
 
     /// Whether `certificate`, whose signature has been checked, may log in as `user`: its
     /// authority is listed with `cert-authority`, and one of its principals is the user name or,
-    /// when the line has `principals="…"`, one of those.
+    /// when the line has `principals="…"`, one of those. Of a login name `USER+TARGET` it is enough
+    /// when one is `USER`.
     pub fn certifies(&self, certificate: &Certificate, user: &str) -> bool {
         let names = certificate.valid_principals();
+        let person = user.rsplit_once('+').map(|(person, _)| person);
+        let is_user = |name: &str| name == user || person == Some(name);
         self.authorities.iter().any(|authority| {
             authority.key == *certificate.signature_key()
                 && match &authority.principals {
                     Some(allowed) => names.iter().any(|name| allowed.contains(name)),
-                    None => names.iter().any(|name| name == user),
+                    None => names.iter().any(|name| is_user(name)),
                 }
         })
     }
@@ -321,6 +324,9 @@ mod tests {
         let cases = [
             (format!("cert-authority {CA}"), "tester", true),
             (format!("cert-authority {CA}"), "somebody", false),
+            (format!("cert-authority {CA}"), "tester+web", true),
+            (format!("cert-authority {CA}"), "web+tester", false),
+            (format!("cert-authority {CA}"), "tester+a+b", false),
             (
                 format!("cert-authority,principals=\"a,root\" {CA}"),
                 "somebody",
@@ -329,6 +335,11 @@ mod tests {
             (
                 format!("principals=\"a\",cert-authority {CA}"),
                 "tester",
+                false,
+            ),
+            (
+                format!("principals=\"a\",cert-authority {CA}"),
+                "a+web",
                 false,
             ),
             (format!("cert-authority {ED25519}"), "tester", false),

@@ -13,6 +13,7 @@ use tracing::{Instrument, info, info_span, warn};
 
 use super::access::Access;
 use super::early::{Early, Leased};
+use super::half_open::Place;
 use super::redial::Redial;
 use super::{Arrival, Refusal, Shared, Targets};
 use crate::relay::{Parting, Relay};
@@ -45,17 +46,15 @@ pub(super) async fn serve(
         true => shared.targets.usual(),
         false => None,
     };
-    let permit = usual
-        .as_ref()
-        .and_then(|_| shared.early_leases.try_acquire().ok());
-    let mut early = usual
-        .as_deref()
-        .filter(|_| permit.is_some())
-        .map(Early::seek);
+    let mut early = usual.as_deref().and_then(|usual| {
+        let permit = shared.early_leases.try_acquire().ok()?;
+        Some(Early::seek(usual, permit))
+    });
     let elsewhere = Notify::new();
     let mut guide = Guide {
         targets: &*shared.targets,
         elsewhere: &elsewhere,
+        place: &place,
         found: None,
     };
     let local = {
@@ -70,9 +69,9 @@ pub(super) async fn serve(
             }
         }
     };
-    drop(permit);
+    let found = guide.found;
     drop(place);
-    let (local, upstream) = match (local, guide.found) {
+    let (local, upstream) = match (local, found) {
         (Some(Ok(local)), Some(found)) => (local, found),
         (not_let_in, _) => {
             Early::abandon(early);
@@ -96,12 +95,15 @@ struct Guide<'a> {
     targets: &'a dyn Targets,
     /// Is told when the name does not lead to the usual target.
     elsewhere: &'a Notify,
+    /// The client's place among those who have not logged in.
+    place: &'a Place,
     found: Option<Visit>,
 }
 
 impl Doorman for Guide<'_> {
     async fn admit(&mut self, user: &str) -> Admission {
-        let mut finding = self.targets.find(user);
+        self.place.settle();
+        let mut finding = self.targets.select(user);
         let found = tokio::select! {
             biased;
             found = &mut finding => found,

@@ -4,6 +4,7 @@ use std::future::pending;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
+use tokio::sync::SemaphorePermit;
 
 use crate::upstream::{self, Transport, Upstream};
 
@@ -14,6 +15,8 @@ pub(super) type Leased = Result<Transport, upstream::Error>;
 pub(super) struct Early<'a> {
     upstream: &'a Upstream,
     stage: Stage<'a>,
+    /// Given back as soon as it is not sought early any more.
+    _permit: SemaphorePermit<'a>,
 }
 
 enum Stage<'a> {
@@ -23,10 +26,11 @@ enum Stage<'a> {
 
 impl<'a> Early<'a> {
     /// Begins to seek, as far as [`Early::progress`] is awaited.
-    pub(super) fn seek(upstream: &'a Upstream) -> Self {
+    pub(super) fn seek(upstream: &'a Upstream, permit: SemaphorePermit<'a>) -> Self {
         Self {
             upstream,
             stage: Stage::Seeking(upstream.lease().boxed()),
+            _permit: permit,
         }
     }
 
@@ -60,6 +64,7 @@ impl<'a> Early<'a> {
         if let Some(Self {
             upstream,
             stage: Stage::Over(leased),
+            _permit: _,
         }) = early
             && let Ok(unused) = *leased
         {

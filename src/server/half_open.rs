@@ -13,14 +13,14 @@ const CAPACITY: usize = 128;
 /// The clients that have not logged in, oldest first.
 #[derive(Debug, Clone, Default)]
 pub(super) struct HalfOpen {
-    queue: Arc<Mutex<VecDeque<CancellationToken>>>,
+    queue: Arc<Mutex<VecDeque<Arc<CancellationToken>>>>,
 }
 
 /// One client's place; given up by dropping it.
 #[derive(Debug)]
 pub(super) struct Place {
-    token: CancellationToken,
-    queue: Arc<Mutex<VecDeque<CancellationToken>>>,
+    token: Arc<CancellationToken>,
+    queue: Arc<Mutex<VecDeque<Arc<CancellationToken>>>>,
 }
 
 impl HalfOpen {
@@ -28,7 +28,7 @@ impl HalfOpen {
     ///
     /// The place also ends with `stop`.
     pub(super) fn enter(&self, stop: &CancellationToken) -> Place {
-        let token = stop.child_token();
+        let token = Arc::new(stop.child_token());
         let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
         queue.retain(|waiting| !waiting.is_cancelled());
         if queue.len() >= CAPACITY
@@ -36,7 +36,7 @@ impl HalfOpen {
         {
             oldest.cancel();
         }
-        queue.push_back(token.clone());
+        queue.push_back(Arc::clone(&token));
         Place {
             token,
             queue: Arc::clone(&self.queue),
@@ -48,6 +48,12 @@ impl Place {
     /// Waits until the place is taken away.
     pub(super) async fn lost(&self) {
         self.token.cancelled().await;
+    }
+
+    /// The client has proved who it is: no flood of others takes the place away any more.
+    pub(super) fn settle(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.retain(|waiting| !Arc::ptr_eq(waiting, &self.token));
     }
 }
 
@@ -75,5 +81,17 @@ mod tests {
         assert!(places[0].token.is_cancelled());
         assert!(!places[1].token.is_cancelled());
         assert_eq!(half_open.queue.lock().unwrap().len(), CAPACITY);
+    }
+
+    #[test]
+    fn who_has_proved_who_they_are_stay_until_the_end() {
+        let half_open = HalfOpen::default();
+        let stop = CancellationToken::new();
+        let settled = half_open.enter(&stop);
+        settled.settle();
+        let _flood: Vec<_> = (0..=CAPACITY).map(|_| half_open.enter(&stop)).collect();
+        assert!(!settled.token.is_cancelled());
+        stop.cancel();
+        assert!(settled.token.is_cancelled());
     }
 }

@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{debug, warn};
 
 use self::half_open::{HalfOpen, Place};
-pub use self::targets::{Found, Refusal, Targets};
+pub use self::targets::{Refusal, Selected, Targets};
 use crate::relay;
 use crate::report::one_line;
 use crate::ssh::{self, HostKey, ServerConfig, transport};

@@ -12,11 +12,11 @@ pub trait Targets: Send + Sync + 'static {
 
     /// Where the login name `name` leads. Asked about clients that have proved who they are, and dropped when they
     /// leave meanwhile; it takes less time than a login may.
-    fn find<'a>(&'a self, name: &'a str) -> Found<'a>;
+    fn select<'a>(&'a self, name: &'a str) -> Selected<'a>;
 }
 
-/// The answer of [`Targets::find`], in time.
-pub type Found<'a> = Pin<Box<dyn Future<Output = Result<Visit, Refusal>> + Send + 'a>>;
+/// The answer of [`Targets::select`], in time.
+pub type Selected<'a> = Pin<Box<dyn Future<Output = Result<Visit, Refusal>> + Send + 'a>>;
 
 /// Why a login name leads nowhere.
 #[derive(Debug, Clone, PartialEq, Eq)]

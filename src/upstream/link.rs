@@ -1,6 +1,7 @@
 //! The way to one target, whoever logs in there: a tunnel that is kept up, and what is told of it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, broadcast, watch};
@@ -33,6 +34,8 @@ struct Shared {
     wanted: Arc<Notify>,
     /// Permits to be logging in.
     logins: Semaphore,
+    /// Whether anybody has ever been let in.
+    has_served: AtomicBool,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -76,6 +79,7 @@ impl Link {
                 absence,
                 wanted,
                 logins: Semaphore::new(LOGINS),
+                has_served: AtomicBool::new(false),
                 stop,
                 tasks,
             }),
@@ -150,6 +154,16 @@ impl Link {
     /// Ends with the link.
     pub(super) fn stop(&self) -> &CancellationToken {
         &self.shared.stop
+    }
+
+    /// Whether it has ever been of use to anybody.
+    pub fn has_served(&self) -> bool {
+        self.shared.has_served.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is of use.
+    pub(super) fn serves(&self) {
+        self.shared.has_served.store(true, Ordering::Relaxed);
     }
 
     /// Waits until one more login may be under way.

@@ -61,7 +61,7 @@ struct Shared {
     /// What sshd said before the last login, for those who log in here.
     banner: Mutex<Option<String>>,
     visitors: Visitors,
-    /// Whether it has ever been of use: a login has succeeded.
+    /// Whether it has ever been of use: a login has succeeded, or a raw stream was opened.
     has_served: AtomicBool,
     /// Ends with the link, or before.
     stop: CancellationToken,
@@ -70,6 +70,9 @@ struct Shared {
 /// First and longest pause between attempts to log in that may yet succeed: a busy or restarting sshd.
 const LOGIN_PAUSE: Duration = Duration::from_millis(100);
 const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(2);
+
+/// How long one is kept at which nobody has ever been let in: until a passphrase or a user is typed again.
+const FAILURE_KEPT: Duration = Duration::from_secs(10);
 
 /// How long a port that nothing listens on is tried: as long as a restart of sshd takes.
 const NO_SSHD_PATIENCE: Duration = Duration::from_secs(2);
@@ -131,12 +134,22 @@ impl Upstream {
         self.shared.visitors.are_gone()
     }
 
-    /// Waits until nobody has used it for the whole of `span`. Where nobody has ever been logged in, there is
-    /// nothing to keep: it is idle as soon as its visitors have left.
+    /// Since when nobody uses it; none while somebody does.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.shared.visitors.gone_since()
+    }
+
+    /// Waits until it is closed, or its link ends.
+    pub async fn closed(&self) {
+        self.shared.stop.cancelled().await;
+    }
+
+    /// Waits until nobody has used it for the whole of `span`. Where it was never of use, there is little to keep: who
+    /// tries again does so soon.
     pub async fn idle_for(&self, span: Duration) {
-        let patience = || match self.shared.has_served.load(Ordering::Relaxed) {
+        let patience = || match self.shared.has_served() {
             true => span,
-            false => Duration::ZERO,
+            false => span.min(FAILURE_KEPT),
         };
         self.shared.visitors.gone_for(patience).await;
     }
@@ -240,7 +253,7 @@ impl Upstream {
         };
         let mut refusal = first.and_then(Result::err).filter(Error::befalls_all);
         let mut backoff = Backoff::default();
-        let mut is_failing = false;
+        let mut trouble = Trouble::new(&self.shared.link);
         loop {
             // From now on: somebody may answer while nobody is asked here.
             let mut logged_in = pin!(self.shared.logged_in.notified());
@@ -262,9 +275,7 @@ impl Upstream {
                 Ok(transport) => {
                     backoff.reset();
                     pool.put(transport);
-                    if std::mem::take(&mut is_failing) {
-                        self.shared.link.tell(News::LoggedIn);
-                    }
+                    trouble.is_over();
                     continue;
                 }
                 Err(error) if error.needs_person() => {
@@ -285,8 +296,7 @@ impl Upstream {
             info!(reason = one_line(&error), ?pause, "no spare transport");
             // Of the tunnel others tell.
             if !matches!(error, Error::Tunnel(_)) {
-                is_failing = true;
-                self.shared.link.tell(News::Down(error));
+                trouble.tell(error, self.shared.has_served());
             }
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -321,7 +331,7 @@ impl Shared {
             absence.mark_unchanged();
             let error = match self.attempt(&tunnel, attendance.cloned()).await {
                 Ok(transport) => {
-                    self.has_served.store(true, Ordering::Relaxed);
+                    self.serves();
                     *self.lock_banner() = transport.banner();
                     // One that took somebody says nothing about those that nobody waits for.
                     if !transport.connection.took_person() {
@@ -383,7 +393,61 @@ impl Shared {
         outcome
     }
 
+    /// Notes that it is of use.
+    fn serves(&self) {
+        self.has_served.store(true, Ordering::Relaxed);
+        self.link.serves();
+    }
+
+    fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Relaxed)
+    }
+
     fn lock_banner(&self) -> MutexGuard<'_, Option<String>> {
         self.banner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one login tells of a link that others may share. What it has told is taken back when it ends.
+struct Trouble<'a> {
+    link: &'a Link,
+    /// The target is said to be down.
+    is_told: bool,
+}
+
+impl<'a> Trouble<'a> {
+    fn new(link: &'a Link) -> Self {
+        Self {
+            link,
+            is_told: false,
+        }
+    }
+
+    /// Tells of `error`, which is the target's unless others are let in and this login never was.
+    fn tell(&mut self, error: Error, has_served: bool) {
+        if self.link.has_served() && !has_served {
+            self.is_over();
+            self.link.tell(News::LoginRefused(error));
+        } else {
+            self.is_told = true;
+            self.link.tell(News::Down(error));
+        }
+    }
+
+    /// Logging in works, or nobody tries any more.
+    fn is_over(&mut self) {
+        if std::mem::take(&mut self.is_told) {
+            self.link.tell(News::LoggedIn);
+        }
+    }
+}
+
+impl Drop for Trouble<'_> {
+    fn drop(&mut self) {
+        // Others still come and go; where the link itself is down or ends, its own news say so.
+        let is_up = matches!(*self.link.state().borrow(), State::Up(_));
+        if is_up && self.link.has_served() && !self.link.stop().is_cancelled() {
+            self.is_over();
+        }
     }
 }

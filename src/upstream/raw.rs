@@ -1,6 +1,7 @@
 //! A byte stream to the target's port as it is: for those who bring their own SSH client.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -87,7 +88,9 @@ impl Upstream {
     pub async fn open_stream(&self) -> Result<RawStream, Error> {
         self.held(async |last_failure, _| {
             let tunnel = self.shared.link.tunnel(last_failure).await?;
-            Ok(RawStream::open(tunnel).await?)
+            let stream = RawStream::open(tunnel).await?;
+            self.shared.has_served.store(true, Ordering::Relaxed);
+            Ok(stream)
         })
         .await
     }

@@ -108,4 +108,6 @@ pub enum News {
     },
     /// Logging in works again, after [`News::Down`] with an error of that.
     LoggedIn,
+    /// One who has never been let in is not, where others are: a mistyped user, most likely. The target is well.
+    LoginRefused(Error),
 }

@@ -39,6 +39,12 @@ impl Visitors {
         self.present.borrow().count == 0
     }
 
+    /// Since when nobody uses it; none while somebody does.
+    pub(super) fn gone_since(&self) -> Option<Instant> {
+        let Present { count, left_at } = *self.present.borrow();
+        (count == 0).then_some(left_at)
+    }
+
     /// Waits until nobody has used it for as long as `patience` says then.
     pub(super) async fn gone_for(&self, patience: impl Fn() -> Duration) {
         let mut present = self.present.subscribe();
@@ -46,10 +52,16 @@ impl Visitors {
             let Present { count, left_at } = *present.borrow_and_update();
             // The sender is ours and lives.
             let changed = present.changed();
-            if count > 0 {
-                let _ = changed.await;
-            } else if timeout_at(left_at + patience(), changed).await.is_err() {
-                return;
+            // As good as never, where the clock does not go that far.
+            match left_at.checked_add(patience()) {
+                Some(end) if count == 0 => {
+                    if timeout_at(end, changed).await.is_err() {
+                        return;
+                    }
+                }
+                _ => {
+                    let _ = changed.await;
+                }
             }
         }
     }
@@ -99,6 +111,7 @@ mod tests {
 
     const AT_ONCE: fn() -> Duration = || Duration::ZERO;
     const SOME_DAY: fn() -> Duration = || Duration::from_secs(3600);
+    const NEVER: fn() -> Duration = || Duration::MAX;
 
     async fn is_idle(visitors: &Visitors, patience: fn() -> Duration) -> bool {
         let moment = Duration::from_millis(1);
@@ -117,6 +130,8 @@ mod tests {
         let waiting = visitors.gone_for(AT_ONCE);
         tokio::join!(waiting, async { visitors.leave() });
         assert!(visitors.are_gone() && is_idle(&visitors, AT_ONCE).await);
-        assert!(!is_idle(&visitors, SOME_DAY).await);
+        for patience in [SOME_DAY, NEVER] {
+            assert!(!is_idle(&visitors, patience).await);
+        }
     }
 }

@@ -3,7 +3,6 @@
 use super::super::exit::Exit;
 use super::super::output::Output;
 use super::super::table;
-use super::fail;
 use crate::config::{Account, Overrides, UsageError};
 use crate::daemon;
 use crate::report::one_line;
@@ -12,31 +11,24 @@ use crate::target::{self, Machine};
 /// Questions asked before it is taken that there will be no answer.
 const QUESTIONS: usize = 10;
 
-/// Asks the person at the terminal for a machine that is online; `None` when they leave it to login names.
-pub(super) async fn target(overrides: &Overrides, output: Output) -> Result<Option<String>, Exit> {
-    let account = match Account::resolve(overrides) {
-        Ok(account) => account,
-        Err(error) => {
-            output.error(&one_line(&error), error.hint().as_deref());
-            return Err(Exit::Usage);
+/// Asks the person at the terminal for a machine that is online; `None` when they leave it to login names, or have to:
+/// aliases may lead elsewhere when there is nothing to choose from.
+pub(super) async fn target(
+    overrides: &Overrides,
+    has_aliases: bool,
+    output: Output,
+) -> Result<Option<String>, Exit> {
+    let machines = match online(overrides).await {
+        Ok(machines) => machines,
+        Err(Nothing { why, hint, .. }) if has_aliases => {
+            output.warn(&why, hint.as_deref());
+            return Ok(None);
+        }
+        Err(Nothing { why, hint, exit }) => {
+            output.error(&why, hint.as_deref());
+            return Err(exit);
         }
     };
-    let aws = daemon::aws(account.profile.as_deref(), account.region.as_deref()).await;
-    let aws = aws.map_err(|error| fail(output, &error, error.hint()))?;
-    let listing = target::list(&aws, None).await;
-    let mut machines = listing
-        .map_err(|error| fail(output, &error, error.hint()))?
-        .machines;
-    machines.retain(Machine::is_online);
-    if machines.is_empty() {
-        output.error(
-            &format!("no machine is online in {}", aws.region()),
-            Some(
-                "--region and --profile look elsewhere; `ssmshim targets` also lists those offline",
-            ),
-        );
-        return Err(Exit::Failed);
-    }
     output.say(table::numbered(&machines, table::width_of(std::io::stderr())).trim_end());
     for _ in 0..QUESTIONS {
         output.ask(&format!(
@@ -44,7 +36,7 @@ pub(super) async fn target(overrides: &Overrides, output: Output) -> Result<Opti
             machines.len()
         ));
         let Some(answer) = read_line().await else {
-            break;
+            return Ok(None);
         };
         match choice(&answer, machines.len()) {
             Choice::Place(place) => return Ok(machines.get(place).map(|chosen| chosen.id.clone())),
@@ -56,6 +48,43 @@ pub(super) async fn target(overrides: &Overrides, output: Output) -> Result<Opti
     let error = UsageError::NoTarget;
     output.error(&one_line(&error), error.hint().as_deref());
     Err(Exit::Usage)
+}
+
+/// Why there is nothing to choose from.
+struct Nothing {
+    why: String,
+    hint: Option<String>,
+    exit: Exit,
+}
+
+/// The machines that are online; at least one.
+async fn online(overrides: &Overrides) -> Result<Vec<Machine>, Nothing> {
+    let account = Account::resolve(overrides).map_err(|error| Nothing {
+        why: one_line(&error),
+        hint: error.hint(),
+        exit: Exit::Usage,
+    })?;
+    let failed = |error: &dyn std::error::Error, hint: Option<String>| Nothing {
+        why: one_line(error),
+        hint,
+        exit: Exit::Failed,
+    };
+    let aws = daemon::aws(account.profile.as_deref(), account.region.as_deref()).await;
+    let aws = aws.map_err(|error| failed(&error, error.hint().map(str::to_owned)))?;
+    let listing = target::list(&aws, None).await;
+    let listing = listing.map_err(|error| failed(&error, error.hint().map(str::to_owned)))?;
+    let mut machines = listing.machines;
+    machines.retain(Machine::is_online);
+    if machines.is_empty() {
+        let hint =
+            "--region and --profile look elsewhere; `ssmshim targets` also lists those offline";
+        return Err(Nothing {
+            why: format!("no machine is online in {}", aws.region()),
+            hint: Some(hint.to_owned()),
+            exit: Exit::Failed,
+        });
+    }
+    Ok(machines)
 }
 
 /// What was typed.

@@ -14,7 +14,7 @@ use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
 
-use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::watch;
 
 use self::news::{Herald, Teller};
@@ -55,15 +55,25 @@ async fn finish(exit: Exit, shutdown: impl Future<Output = ()>, signals: &mut Si
 /// Tells when the target is reached, and what becomes of it and of those that login names select. Returns when it
 /// never will be.
 async fn watch(daemon: &Daemon, output: Output, announced: &Cell<bool>) -> upstream::Error {
+    // The port is open already, and login names may select others before the usual target is reached.
+    let mut reports = daemon.reports();
     if let Some(state) = daemon.state()
         && let Err(error) = reach(daemon, state, output).await
     {
         return error;
     }
     announced.set(true);
-    let mut reports = daemon.reports();
     announce(daemon, output);
     let mut herald = Herald::new(daemon.target());
+    loop {
+        match reports.try_recv() {
+            // Of the usual one all is told that still matters.
+            Ok(report) if daemon.target() == Some(&*report.target) => {}
+            Ok(report) => herald.tell(&report, output),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+        }
+    }
     loop {
         match reports.recv().await {
             Ok(report) => herald.tell(&report, output),

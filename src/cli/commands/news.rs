@@ -15,8 +15,8 @@ use crate::upstream::News;
 pub(super) struct Herald {
     usual: Option<String>,
     has_others: bool,
-    /// One for each target that is up.
-    tellers: BTreeMap<String, Teller>,
+    /// One for each target that is up, and for each port of one.
+    tellers: BTreeMap<(String, u16), Teller>,
 }
 
 impl Herald {
@@ -32,9 +32,11 @@ impl Herald {
     pub(super) fn tell(&mut self, report: &Report, output: Output) {
         let Report {
             target,
+            port,
             title,
             what,
         } = report;
+        let way = (target.clone(), *port);
         self.has_others |= self.usual.as_ref() != Some(target);
         let voice = Voice {
             target,
@@ -52,16 +54,16 @@ impl Herald {
                     is_new: true,
                     ..Teller::default()
                 };
-                self.tellers.insert(target.clone(), teller);
+                self.tellers.insert(way, teller);
             }
             What::News(news) => {
-                let teller = self.tellers.entry(target.clone()).or_default();
+                let teller = self.tellers.entry(way).or_default();
                 teller.tell(news, &voice);
             }
             What::Idle => {
                 output.event(&Event::Idle { target });
                 voice.say("not in use any more, session ended");
-                self.tellers.remove(target);
+                self.tellers.remove(&way);
             }
         }
     }
@@ -88,6 +90,8 @@ pub(super) struct Teller {
     is_down: bool,
     /// What was wrong when it was told last; none once all was well.
     told: Option<String>,
+    /// Why somebody was not let in where others are, when it was told last.
+    refused: Option<String>,
 }
 
 impl Teller {
@@ -187,6 +191,19 @@ impl Teller {
                 if self.is_down {
                     self.up(None, voice);
                     voice.say("logging in works again");
+                }
+            }
+            News::LoginRefused(error) => {
+                let (error, hint) = (one_line(error), error.hint());
+                if self.refused.as_ref() != Some(&error) {
+                    output.event(&Event::LoginRefused {
+                        target,
+                        error: &error,
+                        hint: hint.as_deref(),
+                    });
+                    // It names the target.
+                    output.warn(&error, hint.as_deref());
+                    self.refused = Some(error);
                 }
             }
         }

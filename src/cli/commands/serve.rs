@@ -13,12 +13,12 @@ use crate::report::one_line;
 pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
     let mut overrides = overrides(arguments);
     let mut resolved = Endpoint::resolve(overrides.clone());
-    if resolved
-        .as_ref()
-        .is_ok_and(|endpoint| endpoint.target.is_none())
+    if let Ok(endpoint) = &resolved
+        && endpoint.target.is_none()
         && output.is_interactive()
     {
-        overrides.values.target = match choose::target(&overrides, output).await {
+        let has_aliases = endpoint.aliases().next().is_some();
+        overrides.values.target = match choose::target(&overrides, has_aliases, output).await {
             Ok(chosen) => chosen,
             Err(exit) => return exit,
         };

@@ -123,7 +123,11 @@ impl Happening {
             News::Retrying { error, hint, .. } => Self::Hindered { error, hint },
             News::Silent { .. } => Self::Silent,
             News::Resumed { .. } | News::Heard { .. } => Self::Resumed,
-            News::Lost { .. } | News::Down(_) | News::Up { .. } | News::LoggedIn => return None,
+            News::Lost { .. }
+            | News::Down(_)
+            | News::Up { .. }
+            | News::LoggedIn
+            | News::LoginRefused(_) => return None,
         })
     }
 

@@ -1,9 +1,9 @@
 //! One AWS for each profile and region that targets are in, with its journal.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{OnceCell, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -30,7 +30,7 @@ pub(super) struct Account {
 /// Those in use. No more than the configuration has: a login name cannot say which.
 #[derive(Default)]
 pub(super) struct Accounts {
-    open: Mutex<BTreeMap<Key, Arc<Account>>>,
+    open: Mutex<BTreeMap<Key, Arc<OnceCell<Arc<Account>>>>>,
 }
 
 /// Profile and region, as the configuration has them.
@@ -48,10 +48,20 @@ impl Accounts {
         stop: &CancellationToken,
     ) -> Result<Arc<Account>, aws::Error> {
         let key = (config.profile.clone(), config.region.clone());
-        let mut open = self.open.lock().await;
-        if let Some(account) = open.get(&key) {
-            return Ok(Arc::clone(account));
-        }
+        let account = {
+            let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(open.entry(key).or_default())
+        };
+        // Who wants the same one waits, and nobody else does.
+        let opened = account.get_or_try_init(|| Self::begin(config, tasks, stop));
+        opened.await.cloned()
+    }
+
+    async fn begin(
+        config: &Serve,
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<Arc<Account>, aws::Error> {
         let aws = super::super::aws(config.profile.as_deref(), config.region.as_deref()).await?;
         let ssm = aws.ssm().clone();
         let ssm = match &config.ssmmessages_endpoint {
@@ -69,7 +79,6 @@ impl Accounts {
             let news = account.news.subscribe();
             tasks.spawn(journal::keep_swept(journal, aws, news, stop.clone()));
         }
-        open.insert(key, Arc::clone(&account));
         Ok(account)
     }
 }

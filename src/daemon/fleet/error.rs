@@ -41,9 +41,15 @@ pub enum Error {
     /// As many targets as there may be are in use.
     #[error("too many targets are in use at the same time")]
     TooMany,
-    /// There is one target, whatever the name.
-    #[error("only one target is served here")]
-    OnlyOne,
+    /// As many ways to log in at the target as there may be are in use.
+    #[error("too many users of that target are logged in at the same time")]
+    TooManyLogins,
+    /// There is one target, and it is another one.
+    #[error("the demo has one machine, {id}")]
+    OnlyOne {
+        /// The one there is.
+        id: String,
+    },
     /// The daemon is stopping.
     #[error("ssmshim is stopping")]
     Stopping,
@@ -72,7 +78,12 @@ impl Error {
                 Some("type it where `ssmshim serve` runs, and connect again".into())
             }
             Self::TooMany => Some("close connections to some, and try again".into()),
-            Self::OnlyOne | Self::Stopping => None,
+            Self::TooManyLogins => Some("close connections of some, and try again".into()),
+            Self::OnlyOne { .. } => Some(
+                "a login name without a `+` leads there; `ssmshim serve` reaches machines in AWS"
+                    .into(),
+            ),
+            Self::Stopping => None,
         }
     }
 

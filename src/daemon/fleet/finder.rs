@@ -116,19 +116,14 @@ impl Finder {
             },
             _ => {}
         }
-        let search = async {
-            let account = timely(open).await?;
-            let aws = &account.aws;
-            let limits = [PATIENCE, ANSWER_PATIENCE];
-            answered(aws.prepare(), || aws.ssm().is_asking(), limits).await?;
-            timely(async {
-                // Never closed, so there is a permit in the end.
-                let _permit = self.searches.acquire().await;
-                search(config, Arc::clone(&account)).await
-            })
-            .await
-        };
-        let searched = search.await;
+        let searched = self.search(config, open).await;
+        if let (Err(error), Some(Outcome::Found(found, link))) = (&searched, &*outcome)
+            && may_pass(error)
+            && members.is_coming_back(link)
+        {
+            debug!(name, reason = one_line(error), "held until it is back");
+            return Ok((**found).clone());
+        }
         *outcome = Some(match &searched {
             Ok(found) => Outcome::found(config, found),
             Err(error) => Outcome::Failed(error.clone(), Instant::now()),
@@ -159,6 +154,28 @@ impl Finder {
         known.collect()
     }
 
+    async fn search<A>(&self, config: &Serve, open: A) -> Result<Found, Error>
+    where
+        A: Future<Output = Result<Arc<Account>, Error>>,
+    {
+        let account = within(PATIENCE, open).await?;
+        // Before the clock of the search runs, and before it takes anybody's turn: somebody may have to type a code.
+        let aws = &account.aws;
+        let limits = [PATIENCE, ANSWER_PATIENCE];
+        answered(aws.prepare(), || aws.ssm().is_asking(), limits).await?;
+        let (_permit, mut searched) = within(PATIENCE, async {
+            // Never closed, so there is a permit in the end.
+            let permit = self.searches.acquire().await;
+            Ok((permit, search(config, &account).await))
+        })
+        .await?;
+        // What there is instead takes its own time.
+        if let Err(Error::Unknown { online: others, .. }) = &mut searched {
+            *others = online(&account.aws).await;
+        }
+        searched
+    }
+
     fn place(&self, name: &str, members: &Members) -> Result<Arc<Name>, Error> {
         let mut names = self.lock();
         if let Some(place) = names.get(name) {
@@ -174,7 +191,11 @@ impl Finder {
             });
         }
         if names.len() >= NAMES {
-            return Err(Error::TooMany);
+            // All of them hold. What is forgotten is looked for again.
+            let idle = names.iter().filter(|(_, one)| Arc::strong_count(one) == 1);
+            let least = idle.min_by_key(|(_, one)| is_found(one));
+            let least = least.map(|(name, _)| name.clone());
+            names.remove(&least.ok_or(Error::TooMany)?);
         }
         let place = Arc::new(Name::default());
         names.insert(name.to_owned(), Arc::clone(&place));
@@ -186,6 +207,39 @@ impl Finder {
     }
 }
 
+async fn within<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, Error>>,
+) -> Result<T, Error> {
+    match timeout(patience, work).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::Late { after: patience }),
+    }
+}
+
+/// Whether a search that failed like that says nothing against the machine that the name has meant so far.
+fn may_pass(error: &Error) -> bool {
+    match error {
+        Error::Setup(error) => !matches!(
+            **error,
+            super::super::Error::Target(target::Error::Ambiguous { .. })
+        ),
+        Error::Late { .. } => true,
+        Error::Nameless
+        | Error::Unknown { .. }
+        | Error::TooMany
+        | Error::TooManyLogins
+        | Error::OnlyOne { .. }
+        | Error::Stopping => false,
+    }
+}
+
+/// Whether a machine is known by it.
+fn is_found(name: &Name) -> bool {
+    let outcome = name.try_lock();
+    outcome.is_ok_and(|outcome| matches!(*outcome, Some(Outcome::Found(..))))
+}
+
 /// What the machine is kept under.
 pub(super) fn link_key(config: &Serve, found: &Found) -> LinkKey {
     LinkKey {
@@ -194,12 +248,6 @@ pub(super) fn link_key(config: &Serve, found: &Found) -> LinkKey {
         id: found.machine.id.clone(),
         port: config.ssh_port,
     }
-}
-
-/// What `task` brings, if it does not take too long.
-async fn timely<T>(task: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
-    let late = |_| Err(Error::Late { after: PATIENCE });
-    timeout(PATIENCE, task).await.unwrap_or_else(late)
 }
 
 /// Waits until there are credentials, or none to be had: whoever needs them first tells why.
@@ -222,12 +270,15 @@ async fn answered<T>(
     }
 }
 
-async fn search(config: &Serve, account: Arc<Account>) -> Result<Found, Error> {
+async fn search(config: &Serve, account: &Arc<Account>) -> Result<Found, Error> {
     match target::resolve(&account.aws, &config.target).await {
-        Ok(machine) => Ok(Found::new(Wanted::of(&account.aws, machine), account)),
+        Ok(machine) => {
+            let wanted = Wanted::of(&account.aws, machine);
+            Ok(Found::new(wanted, Arc::clone(account)))
+        }
         Err(error @ target::Error::Unknown { .. }) => Err(Error::Unknown {
             source: Arc::new(error),
-            online: online(&account.aws).await,
+            online: Vec::new(),
         }),
         Err(error) => Err(super::super::Error::from(error).into()),
     }
@@ -252,6 +303,10 @@ async fn online(aws: &Aws) -> Vec<String> {
 mod tests {
     use std::future::{pending, ready};
 
+    use tokio::sync::broadcast;
+    use tokio_util::sync::CancellationToken;
+    use tokio_util::task::TaskTracker;
+
     use super::*;
 
     #[tokio::test]
@@ -265,5 +320,59 @@ mod tests {
             matches!(unanswered, Err(Error::Unanswered)),
             "{unanswered:?}"
         );
+    }
+
+    #[test]
+    fn only_what_may_pass_is_waited_for() {
+        let failed = |error: target::Error| Error::from(super::super::super::Error::from(error));
+        let unknown = target::Error::Unknown {
+            wanted: "web".into(),
+            region: "eu-west-1".into(),
+            account: None,
+        };
+        let unknown = Error::Unknown {
+            source: Arc::new(unknown),
+            online: Vec::new(),
+        };
+        let offline = target::Error::Offline {
+            title: "i-1 (web)".into(),
+            is_container: false,
+            last_ping: None,
+        };
+        let ambiguous = target::Error::Ambiguous {
+            wanted: "web".into(),
+            count: 2,
+            candidates: Vec::new(),
+        };
+        for (error, expected) in [
+            (failed(offline), true),
+            (Error::Late { after: PATIENCE }, true),
+            (failed(ambiguous), false),
+            (unknown, false),
+        ] {
+            assert_eq!(may_pass(&error), expected, "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn one_that_nobody_waits_for_makes_way() {
+        let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
+        let members = Members::new(Duration::ZERO, broadcast::Sender::new(1), tasks, stop);
+        let finder = Finder::new();
+        let mut waiting = Vec::new();
+        for n in 0..NAMES {
+            let place = finder.place(&format!("name-{n}"), &members).unwrap();
+            *place.lock().await = Some(Outcome::Failed(Error::Nameless, Instant::now()));
+            waiting.push(place);
+        }
+        let refused = finder.place("one more", &members);
+        assert!(matches!(refused, Err(Error::TooMany)));
+        // A name that is there takes no room.
+        drop(finder.place("name-0", &members).unwrap());
+        waiting.remove(7);
+        finder.place("one more", &members).unwrap();
+        let names = finder.lock();
+        assert_eq!(names.len(), NAMES);
+        assert!(!names.contains_key("name-7") && names.contains_key("name-0"));
     }
 }

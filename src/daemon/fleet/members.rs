@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::info;
@@ -37,6 +38,8 @@ pub(super) struct LinkKey {
 pub(super) struct LoginKey {
     /// None leaves it to the platform.
     pub(super) user: Option<String>,
+    /// What the host key may be known by besides the id. It is not to depend on who asked first.
+    pub(super) known_as: Option<String>,
     pub(super) identity: Vec<PathBuf>,
     pub(super) certificate: Vec<PathBuf>,
 }
@@ -55,8 +58,10 @@ pub(super) struct Plan {
 /// Why there is not one more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoRoom {
-    /// As many as there may be are in use.
-    Full,
+    /// As many targets as there may be are in use.
+    Targets,
+    /// As many ways to log in at this one are.
+    Logins,
     /// All are being ended.
     Stopping,
 }
@@ -83,8 +88,9 @@ struct Links {
 }
 
 struct Member {
-    title: String,
     link: Link,
+    /// Cancelled when nobody uses it any more, which is told after all that has happened to it.
+    idle: CancellationToken,
     logins: BTreeMap<LoginKey, Upstream>,
 }
 
@@ -132,6 +138,16 @@ impl Members {
         }
     }
 
+    /// Whether the machine was of use before and is being tried again.
+    pub(super) fn is_coming_back(&self, link: &LinkKey) -> bool {
+        let links = self.lock();
+        links.up.get(link).is_some_and(|member| {
+            let state = member.link.state();
+            let is_over = matches!(*state.borrow(), State::Down { is_final: true, .. });
+            member.link.has_served() && !is_over
+        })
+    }
+
     /// The login `login` at `link`, started by `plan` unless it is there.
     ///
     /// # Errors
@@ -147,7 +163,7 @@ impl Members {
             return Err(NoRoom::Stopping);
         }
         if links.up.len() >= TARGETS && !links.up.contains_key(&link) {
-            let idle = links.take_idle().ok_or(NoRoom::Full)?;
+            let idle = links.take_idle().ok_or(NoRoom::Targets)?;
             self.end(idle);
         }
         let member = links
@@ -158,8 +174,10 @@ impl Members {
             return Ok(upstream.visit());
         }
         if member.logins.len() >= LOGINS {
-            let idle = member.logins.iter().find(|(_, login)| login.is_idle());
-            let idle = idle.map(|(key, _)| key.clone()).ok_or(NoRoom::Full)?;
+            let idle = member.logins.iter();
+            let idle = idle.filter_map(|(key, login)| Some((login.idle_since()?, key)));
+            let (_, idle) = idle.min().ok_or(NoRoom::Logins)?;
+            let idle = idle.clone();
             if let Some(upstream) = member.logins.remove(&idle) {
                 upstream.close();
             }
@@ -182,47 +200,52 @@ impl Members {
         join_all(up.values().map(|member| member.link.shutdown())).await;
     }
 
+    /// Begins to reach a target; what happens to it is told from its start to its end.
     fn launch(
         &self,
         title: &str,
         tunnel: tunnel::Options,
         account: broadcast::Sender<News>,
     ) -> Member {
+        let (title, port) = (title.to_owned(), tunnel.port);
         let link = Link::start(tunnel);
-        let id = link.target().to_owned();
-        let title = title.to_owned();
-        let report = Report {
-            target: id.clone(),
-            title: title.clone(),
-            what: What::Started,
-        };
-        // Nobody needs to listen.
-        let _ = self.shared.reports.send(report);
+        let target = link.target().to_owned();
         let reports = self.shared.reports.clone();
-        let (stop, mut news) = (self.shared.stop.clone(), link.news());
-        let heading = title.clone();
+        let tell = move |what| {
+            // Nobody needs to listen.
+            let _ = reports.send(Report {
+                target: target.clone(),
+                port,
+                title: title.clone(),
+                what,
+            });
+        };
+        tell(What::Started);
+        let idle = CancellationToken::new();
+        let (stop, ended) = (self.shared.stop.clone(), idle.clone());
+        let mut news = link.news();
         self.shared.tasks.spawn(async move {
             loop {
                 let news = tokio::select! {
+                    biased;
                     () = stop.cancelled() => return,
                     news = news.recv() => news,
+                    () = ended.cancelled() => return tell(What::Idle),
                 };
-                let news = match news {
-                    Ok(news) => news,
-                    Err(RecvError::Lagged(_)) => continue,
+                match news {
+                    Ok(news) => {
+                        let _ = account.send(news.clone());
+                        tell(What::News(news));
+                    }
+                    Err(RecvError::Lagged(_)) => {}
+                    Err(RecvError::Closed) if ended.is_cancelled() => return tell(What::Idle),
                     Err(RecvError::Closed) => return,
-                };
-                let _ = account.send(news.clone());
-                let _ = reports.send(Report {
-                    target: id.clone(),
-                    title: heading.clone(),
-                    what: What::News(news),
-                });
+                }
             }
         });
         Member {
-            title,
             link,
+            idle,
             logins: BTreeMap::new(),
         }
     }
@@ -232,6 +255,7 @@ impl Members {
         loop {
             tokio::select! {
                 () = self.shared.stop.cancelled() => return,
+                () = upstream.closed() => return,
                 () = upstream.idle_for(self.shared.idle) => {}
             }
             let mut links = self.lock();
@@ -246,11 +270,11 @@ impl Members {
             if !upstream.is_idle() {
                 continue;
             }
-            upstream.close();
             member.logins.remove(&login);
-            if member.logins.is_empty()
-                && let Some(member) = links.up.remove(&link)
-            {
+            if !member.logins.is_empty() {
+                upstream.close();
+            } else if let Some(member) = links.up.remove(&link) {
+                // Its logins end with it.
                 self.end(member);
             }
             return;
@@ -260,11 +284,7 @@ impl Members {
     /// Tells that it is over, and terminates the session in the background.
     fn end(&self, member: Member) {
         info!(target = member.link.target(), "idle, ended");
-        let _ = self.shared.reports.send(Report {
-            target: member.link.target().to_owned(),
-            title: member.title,
-            what: What::Idle,
-        });
+        member.idle.cancel();
         let link = member.link;
         self.shared
             .tasks
@@ -280,12 +300,21 @@ impl Members {
 }
 
 impl Links {
-    /// Takes out one that nobody uses, if there is one.
+    /// Takes out the one that nobody has used for longest, if there is one.
     fn take_idle(&mut self) -> Option<Member> {
-        let is_idle = |member: &Member| member.logins.values().all(Upstream::is_idle);
-        let (key, _) = self.up.iter().find(|(_, member)| is_idle(member))?;
+        let idle = self.up.iter();
+        let idle = idle.filter_map(|(key, member)| Some((member.idle_since()?, key)));
+        let (_, key) = idle.min()?;
         let key = key.clone();
         self.up.remove(&key)
+    }
+}
+
+impl Member {
+    /// Since when nobody uses it; none while somebody does.
+    fn idle_since(&self) -> Option<Instant> {
+        let idle: Option<Vec<_>> = self.logins.values().map(Upstream::idle_since).collect();
+        idle?.into_iter().max()
     }
 }
 
@@ -308,8 +337,7 @@ mod tests {
         Ssm::from_loader(loader).await.unwrap()
     }
 
-    fn members(reports: &broadcast::Sender<Report>) -> Members {
-        let idle = Duration::from_secs(3600);
+    fn members(idle: Duration, reports: &broadcast::Sender<Report>) -> Members {
         let (tasks, stop) = (TaskTracker::new(), CancellationToken::new());
         Members::new(idle, reports.clone(), tasks, stop)
     }
@@ -323,6 +351,7 @@ mod tests {
         };
         let login = LoginKey {
             user: Some(format!("user-{user}")),
+            known_as: None,
             identity: Vec::new(),
             certificate: Vec::new(),
         };
@@ -352,11 +381,14 @@ mod tests {
     async fn there_is_room_for_so_many_and_idle_ones_make_way() {
         let ssm = nowhere().await;
         let reports = broadcast::Sender::new(1024);
-        let members = members(&reports);
+        let members = members(Duration::from_secs(3600), &reports);
         let mut visits: Vec<_> = (0..TARGETS)
             .map(|id| start(&members, &ssm, id, 0).unwrap())
             .collect();
-        assert_eq!(start(&members, &ssm, TARGETS, 0).err(), Some(NoRoom::Full));
+        assert_eq!(
+            start(&members, &ssm, TARGETS, 0).err(),
+            Some(NoRoom::Targets)
+        );
         // Another handle to one that is there takes no room.
         drop(start(&members, &ssm, 0, 0).unwrap());
         visits.pop();
@@ -365,7 +397,7 @@ mod tests {
         let users: Vec<_> = (1..LOGINS)
             .map(|user| start(&members, &ssm, 0, user).unwrap())
             .collect();
-        assert_eq!(start(&members, &ssm, 0, LOGINS).err(), Some(NoRoom::Full));
+        assert_eq!(start(&members, &ssm, 0, LOGINS).err(), Some(NoRoom::Logins));
         drop(users);
         start(&members, &ssm, 0, LOGINS).unwrap();
 
@@ -378,13 +410,12 @@ mod tests {
         let ssm = nowhere().await;
         let reports = broadcast::Sender::new(1024);
         let mut told = reports.subscribe();
-        let members = members(&reports);
+        let members = members(Duration::ZERO, &reports);
         let (alice, bob) = (start(&members, &ssm, 0, 0), start(&members, &ssm, 0, 1));
         let (alice, bob) = (alice.unwrap(), bob.unwrap());
         assert!(!alice.is_same(&bob));
         let begun = told.recv().await.unwrap();
         assert!(matches!(begun.what, What::Started));
-        // Nobody was ever logged in, so nothing is kept.
         drop(alice);
         let is_gone = |report: &Report| matches!(report.what, What::Idle);
         drop(bob);

@@ -92,7 +92,7 @@ impl Fleet {
         })
     }
 
-    /// One target, whatever the name.
+    /// One target, for every name that selects no other.
     pub(super) fn of_one(tunnel: tunnel::Options, login: Login, hold: Duration) -> Self {
         let mut fleet = Shared::new(Duration::MAX);
         let link = LinkKey {
@@ -110,6 +110,7 @@ impl Fleet {
         };
         let login = LoginKey {
             user: None,
+            known_as: None,
             identity: Vec::new(),
             certificate: Vec::new(),
         };
@@ -141,11 +142,11 @@ impl Fleet {
     /// # Errors
     /// Why there is none.
     pub async fn select(&self, name: &str) -> Result<Visit, Error> {
-        let usual = self.shared.usual.as_ref();
-        let Some(ways) = &self.shared.ways else {
-            return usual.cloned().ok_or(Error::Stopping);
+        let Shared { ways, usual, .. } = &*self.shared;
+        let is_alias = |name: &str| {
+            let ways = ways.as_ref();
+            ways.is_some_and(|ways| ways.endpoint.has_alias(name))
         };
-        let is_alias = |name: &str| ways.endpoint.has_alias(name);
         match (name::read(name, is_alias, usual.is_some()), usual) {
             (Wish::Usual, Some(usual)) => Ok(usual.clone()),
             (Wish::Usual, None) => Err(Error::Nameless),
@@ -168,7 +169,9 @@ impl Fleet {
             stop,
             ..
         } = &*self.shared;
-        let ways = self.shared.ways.as_ref().ok_or(Error::OnlyOne)?;
+        let Some(ways) = &self.shared.ways else {
+            return self.only(target);
+        };
         let mut config = ways.endpoint.toward(target).map_err(super::Error::from)?;
         if let Some(user) = user {
             config.user = Some(user.to_owned());
@@ -185,9 +188,19 @@ impl Fleet {
         let plan = ways.plan(&config, &found)?;
         let started = members.start(link, login, plan);
         started.map_err(|no_room| match no_room {
-            NoRoom::Full => Error::TooMany,
+            NoRoom::Targets => Error::TooMany,
+            NoRoom::Logins => Error::TooManyLogins,
             NoRoom::Stopping => Error::Stopping,
         })
+    }
+
+    /// The one target that there is, if it is `target`. Whoever logs in there is the same.
+    fn only(&self, target: &str) -> Result<Visit, Error> {
+        let usual = self.shared.usual.as_ref().ok_or(Error::Stopping)?;
+        match usual.link().target() {
+            id if id == target => Ok(usual.clone()),
+            id => Err(Error::OnlyOne { id: id.to_owned() }),
+        }
     }
 
     /// Ends all targets, and waits until their sessions are terminated.
@@ -204,9 +217,9 @@ impl Targets for Fleet {
         self.shared.usual.clone()
     }
 
-    fn find<'a>(&'a self, name: &'a str) -> server::Found<'a> {
+    fn select<'a>(&'a self, name: &'a str) -> server::Selected<'a> {
         Box::pin(async move {
-            let selected = self.select(name).await;
+            let selected = Self::select(self, name).await;
             selected.map_err(|error| error.refusal(self.aliases()))
         })
     }
@@ -295,6 +308,7 @@ impl Ways {
 fn login_key(config: &Serve) -> LoginKey {
     LoginKey {
         user: config.user.clone(),
+        known_as: known_hosts::name(config),
         identity: config.identity.clone(),
         certificate: config.certificate.clone(),
     }

@@ -18,22 +18,26 @@ pub(super) enum Wish<'a> {
 
 /// Reads the login name `name`.
 ///
-/// What stands behind the last `+` is a target, and before it the user there: user names with a `+` keep theirs.
-/// Without a `+`, aliases and what looks like an id select, even a misspelt one: nobody is to end up on another machine
+/// Aliases select. Otherwise, what stands behind the last `+` is a target, and before it the user there: user names
+/// with a `+` keep theirs. Without a `+`, what looks like an id selects, even a misspelt one: nobody is to end up on another machine
 /// than they have named. Anything else is a name like those that SSH clients send by themselves; it leads to the usual
 /// target where there is one, and is a target otherwise.
 pub(super) fn read(name: &str, is_alias: impl Fn(&str) -> bool, has_usual: bool) -> Wish<'_> {
+    let itself = Wish::Target {
+        target: name,
+        user: None,
+    };
+    if is_alias(name) {
+        return itself;
+    }
     if let Some((user, target)) = name.rsplit_once('+') {
         let user = (!user.is_empty()).then_some(user);
         return Wish::Target { target, user };
     }
-    if has_usual && !is_alias(name) && !is_like_an_id(name) {
+    if has_usual && !is_like_an_id(name) {
         return Wish::Usual;
     }
-    Wish::Target {
-        target: name,
-        user: None,
-    }
+    itself
 }
 
 fn is_like_an_id(name: &str) -> bool {
@@ -68,8 +72,9 @@ mod tests {
             ("sagemaker-user", USUAL, target("sagemaker-user", None)),
             ("db", target("db", None), target("db", None)),
             ("DB", USUAL, target("DB", None)),
+            ("c++", target("c++", None), target("c++", None)),
         ] {
-            let is_alias = |name: &str| name == "db";
+            let is_alias = |name: &str| ["db", "c++"].contains(&name);
             assert_eq!(read(name, is_alias, true), with, "{name}");
             assert_eq!(read(name, is_alias, false), without, "{name}");
         }

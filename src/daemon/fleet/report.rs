@@ -7,6 +7,8 @@ use crate::upstream::News;
 pub struct Report {
     /// The machine's id.
     pub target: String,
+    /// The port of its sshd: by another one it is another target.
+    pub port: u16,
     /// The id, and what the machine is called: `i-… (web-1)`.
     pub title: String,
     /// What happened.
