@@ -218,7 +218,7 @@ impl Attempt<'_> {
         };
         let journal = account::journal(demand.place);
         if let Some(journal) = &journal {
-            let (journal, aws) = (Arc::clone(journal), aws.clone());
+            let (journal, aws) = (Arc::downgrade(journal), aws.clone());
             let (news, over) = (self.news.subscribe(), self.over.clone());
             self.tasks.spawn(keep_swept(journal, aws, news, over));
         }

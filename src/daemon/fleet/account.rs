@@ -75,7 +75,7 @@ impl Accounts {
             news: broadcast::Sender::new(NEWS),
         });
         if let Some(journal) = &account.journal {
-            let (journal, aws) = (Arc::clone(journal), account.aws.clone());
+            let (journal, aws) = (Arc::downgrade(journal), account.aws.clone());
             let news = account.news.subscribe();
             tasks.spawn(journal::keep_swept(journal, aws, news, stop.clone()));
         }

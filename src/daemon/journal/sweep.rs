@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::Weak;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::broadcast::{self, error::RecvError};
@@ -28,8 +28,10 @@ const CURIOSITY: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// Ends what others have left behind and what this process had to give up, whenever there is a new tunnel, until
 /// `stop`. Nothing is asked before the first one: who starts is in a hurry. Failures are for the next time.
+///
+/// The journal is not kept alive by it: its record is gone as soon as whoever starts sessions is.
 pub(in crate::daemon) async fn keep_swept(
-    journal: Arc<Journal>,
+    journal: Weak<Journal>,
     aws: Aws,
     mut news: broadcast::Receiver<News>,
     stop: CancellationToken,
@@ -42,6 +44,9 @@ pub(in crate::daemon) async fn keep_swept(
                 Ok(_) => continue,
                 Err(RecvError::Closed) => return,
             }
+            let Some(journal) = journal.upgrade() else {
+                return;
+            };
             match aws.caller_identity().await {
                 Ok(caller) => journal.identify(caller.account),
                 Err(error) => debug!(%error, "whose sessions these are is not known"),

@@ -290,7 +290,7 @@ async fn what_this_process_gave_up_is_ended_later() {
     let given_up = world.start_session(&journal).await;
     let (news, heard) = broadcast::channel(8);
     let sweeping = tokio::spawn(keep_swept(
-        Arc::clone(&journal),
+        Arc::downgrade(&journal),
         world.aws.clone(),
         heard,
         CancellationToken::new(),
