@@ -93,9 +93,9 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "NAME", env = "SSMSHIM_USER")]
     pub(super) user: Option<String>,
 
-    /// Private key to log in with, or the public part of one that ssh-agent holds; may be repeated.
-    /// The other keys of ssh-agent follow, then one pushed by EC2 Instance Connect [default: ~/.ssh/id_*,
-    /// after those]
+    /// Private key to log in with, or the public part of one that ssh-agent holds; may be repeated, or
+    /// several with `:` between. The other keys of ssh-agent follow, then one pushed by EC2 Instance Connect
+    /// [default: ~/.ssh/id_*, after those]
     #[arg(
         long,
         value_name = "FILE",
@@ -104,7 +104,8 @@ pub(super) struct ServeArgs {
     )]
     pub(super) identity: Vec<PathBuf>,
 
-    /// OpenSSH certificate of one of those keys, or of one of ssh-agent; may be repeated [default:
+    /// OpenSSH certificate of one of those keys, or of one of ssh-agent; may be repeated, or several with `:`
+    /// between [default:
     /// KEY-cert.pub beside each key]
     #[arg(
         long,

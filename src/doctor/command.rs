@@ -172,6 +172,15 @@ impl<'a, IO: AsyncRead + AsyncWrite + Unpin> Command<'a, IO> {
         Ok(self.outcome)
     }
 
+    /// Waits for its first output, or its end.
+    ///
+    /// # Errors
+    /// As [`Command::start`].
+    pub(super) async fn spoken(&mut self) -> Result<(), Trouble> {
+        while self.outcome.first.is_none() && self.turn().await?.is_some() {}
+        Ok(())
+    }
+
     /// Takes one message in, and returns it; none after the channel was closed.
     async fn turn(&mut self) -> Result<Option<Bytes>, Trouble> {
         if self.is_closed {

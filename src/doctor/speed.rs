@@ -149,12 +149,16 @@ async fn measure<IO: AsyncRead + AsyncWrite + Unpin>(
 ) -> Result<Duration, String> {
     let text = match way {
         Way::Down => format!("head -c {bytes} /dev/urandom"),
-        Way::Up => "cat >/dev/null".to_owned(),
+        // The first line comes when the login shell has started.
+        Way::Up => "echo && cat >/dev/null".to_owned(),
     };
     let trouble = |error: Trouble| one_line(&error);
     let mut command = Command::start(connection, number, &text)
         .await
         .map_err(trouble)?;
+    if way == Way::Up {
+        command.spoken().await.map_err(trouble)?;
+    }
     let began = Instant::now();
     if way == Way::Up {
         let bytes = usize::try_from(bytes).unwrap_or_default();

@@ -44,11 +44,11 @@ async fn stay(daemon: &Daemon, output: Output, signals: &mut Signals) -> Exit {
     Exit::Done
 }
 
-/// Runs `shutdown` to its end, unless another signal comes.
+/// Runs `shutdown` to its end, unless somebody insists.
 async fn finish(exit: Exit, shutdown: impl Future<Output = ()>, signals: &mut Signals) -> Exit {
     tokio::select! {
         () = shutdown => exit,
-        () = signals.next() => Exit::Failed,
+        () = signals.force() => Exit::Failed,
     }
 }
 
