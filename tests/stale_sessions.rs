@@ -106,6 +106,23 @@ fn the_session_of_an_end_offline_is_ended_by_the_next() {
     wait_for_sweep(&world, &old);
 }
 
+/// A terminal that closes hangs up, and its shell may do so again.
+#[test]
+fn hanging_up_twice_is_no_hurry() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    let emulator = world.emulator.as_ref().expect("serve has one");
+    emulator.signal(Signal::STOP);
+    let mut daemon = world.daemon.take().expect("serve has one");
+    daemon.signal(Signal::HUP);
+    daemon.expect("stopping");
+    daemon.signal(Signal::HUP);
+    emulator.signal(Signal::CONT);
+    assert_eq!(daemon.wait().0, 0, "{}", daemon.stderr());
+    assert_eq!(open(&world), [""; 0]);
+}
+
 /// Nobody is let in, so there is nothing to stay for.
 #[test]
 fn a_daemon_that_gives_up_ends_its_session() {
