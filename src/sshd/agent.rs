@@ -26,7 +26,7 @@ pub(super) struct AgentSocket {
 }
 
 impl AgentSocket {
-    /// Listens where sshd does: `/tmp/ssh-XXXXXXXXXX/agent.<pid>`, whatever `TMPDIR` says.
+    /// Listens where sshd does: `/tmp/ssh-<random>/agent.<pid>`, whatever `TMPDIR` says.
     pub(super) fn listen() -> io::Result<Self> {
         let directory = Directory::create("/tmp".as_ref())?;
         let socket = UnixSocket::listen(&directory.socket())?;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use base64::Engine as _;
 use russh::keys::PublicKey;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::inotify;
 use ssmshim::ssh::credential::{AgentKeys, Authorize, Authorized, load_certificate, load_identity};
 use ssmshim::ssh::person::{Answer, Answers, Inquiry, Unanswered};
 use ssmshim::ssh::wire::{Reader, WriteExt as _};
@@ -271,14 +272,21 @@ fn refusals(sshd: &Sshd) -> (usize, usize) {
 }
 
 /// Waits for [`refusals`] to be `expected`: sshd logs what it does a little later.
-async fn refused(sshd: &Sshd, expected: (usize, usize)) {
-    let wait = async {
-        while refusals(sshd) != expected {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+fn refused(sshd: &Sshd, expected: (usize, usize)) {
+    let log = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
+        .expect("inotify");
+    inotify::add_watch(&log, sshd.log_file(), inotify::WatchFlags::MODIFY).expect("a log");
+    let minute = Timespec {
+        tv_sec: 60,
+        tv_nsec: 0,
     };
-    let waited = tokio::time::timeout(Duration::from_secs(60), wait).await;
-    assert!(waited.is_ok(), "{:?}", refusals(sshd));
+    while refusals(sshd) != expected {
+        let mut written = [PollFd::new(&log, PollFlags::IN)];
+        let count = poll(&mut written, Some(&minute)).expect("the log is waited for");
+        assert!(count > 0, "{:?}", refusals(sshd));
+        // Only the news; what was written is read next.
+        let _news = rustix::io::read(&log, &mut [0; 4096]);
+    }
 }
 
 #[tokio::test]
@@ -295,7 +303,7 @@ async fn more_keys_than_tries_cost_connections_once() {
     let memory = Memory::default();
     // Twelve that are refused use up two connections.
     log_in_knowing(&sshd, &keys, &memory).await.unwrap();
-    refused(&sshd, (12, 2)).await;
+    refused(&sshd, (12, 2));
     log_in_knowing(&sshd, &keys, &memory).await.unwrap();
     assert_eq!(refusals(&sshd), (12, 2), "the right one is first now");
 
@@ -321,7 +329,7 @@ async fn keys_without_end_are_not_tried_without_end() {
     let keys = [Credential::Agent(AgentKeys::new(&agent.socket))];
     let error = log_in_knowing(&sshd, &keys, &Memory::default()).await;
     let error = error.unwrap_err();
-    refused(&sshd, (8, 4)).await;
+    refused(&sshd, (8, 4));
     assert_eq!(error.to_string().matches("(refused)").count(), 9, "{error}");
     assert!(error.hint().unwrap().contains("--identity FILE.pub"));
 }
@@ -364,7 +372,7 @@ async fn a_pushed_key_does_not_wait_for_a_full_agent() {
         Credential::Ephemeral(pusher.clone()),
     ];
     log_in_knowing(&sshd, &keys, &memory).await.unwrap();
-    refused(&sshd, (3, 0)).await;
+    refused(&sshd, (3, 0));
     // A new key each time, and nothing before it.
     log_in_knowing(&sshd, &keys, &memory).await.unwrap();
     assert_eq!(refusals(&sshd), (3, 0));
@@ -376,7 +384,7 @@ async fn a_pushed_key_does_not_wait_for_a_full_agent() {
         .await
         .unwrap();
     // The one named, and two strangers.
-    refused(&sshd, (6, 0)).await;
+    refused(&sshd, (6, 0));
     let log = sshd.log();
     let failed = |line: &&str| line.contains("Failed publickey");
     let fourth = log.lines().filter(failed).nth(3);

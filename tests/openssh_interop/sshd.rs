@@ -131,7 +131,8 @@ impl Sshd {
         load_identity(&path, &nobody()).unwrap()
     }
 
-    fn log_file(&self) -> PathBuf {
+    /// Where that is.
+    pub(crate) fn log_file(&self) -> PathBuf {
         self.path().join("log")
     }
 }

@@ -5,16 +5,14 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{ChildStdin, ChildStdout};
-use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::common::DEADLINE;
 use crate::common::files::{sha256_of, write_file};
-use crate::common::have;
 use crate::common::net::{connect, connect_unix, exchange, free_port, socks5};
 use crate::common::process::{Run, Running, code};
 use crate::common::world::World;
+use crate::common::{DEADLINE, have, until};
 use crate::seen::Seen;
 
 crate::differential! {
@@ -224,17 +222,10 @@ fn server_beside_executions(world: &World, seen: &mut Seen) {
     let _status = { remote.ssh }.wait(DEADLINE);
 }
 
-/// Waits until nobody listens at `port`.
+/// Waits until nobody listens at `port`, for which there is no event at this end.
 fn gone(port: u16) -> bool {
-    let deadline = Instant::now() + DEADLINE;
-    while Instant::now() < deadline {
-        // There is no event for it at this end.
-        if TcpStream::connect(("127.0.0.1", port)).is_err() {
-            return true;
-        }
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
-    false
+    let listens = || TcpStream::connect(("127.0.0.1", port)).is_ok();
+    until("nobody listens", || (!listens()).then_some(true))
 }
 
 fn end_of_input_ends_the_server(world: &World, seen: &mut Seen) {

@@ -315,7 +315,7 @@ sso_start_url = https://corp.awsapps.com/start
 role_arn = arn:aws:iam::123456789012:role/admin
 source_profile = sso
 [profile process]
-credential_process = /opt/creds
+credential_process = fetch-credentials
 [profile login]
 login_session = arn:aws:iam::123456789012:user/ann
 [profile web]
