@@ -77,6 +77,22 @@ pub(super) struct OutputArgs {
     pub(super) json: bool,
 }
 
+/// Whom to ask at AWS, and the file that may say so.
+#[derive(Debug, Args)]
+pub(super) struct AccountArgs {
+    /// AWS profile to use
+    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
+    pub(super) profile: Option<String>,
+
+    /// AWS region to use
+    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
+    pub(super) region: Option<String>,
+
+    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
+    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
+    pub(super) config: Option<PathBuf>,
+}
+
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     /// The machine to reach: an id (i-…, mi-…, ecs:…), a name, tag:Key=Value, a private address, or an alias of
@@ -119,13 +135,8 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "PORT", env = "SSMSHIM_SSH_PORT")]
     pub(super) ssh_port: Option<u16>,
 
-    /// AWS profile to use
-    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
-    pub(super) profile: Option<String>,
-
-    /// AWS region to use
-    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
-    pub(super) region: Option<String>,
+    #[command(flatten)]
+    pub(super) account: AccountArgs,
 
     /// Where the data channel is opened instead of at AWS's public host: a VPC endpoint's URL
     #[arg(long, value_name = "URL", env = "SSMSHIM_SSMMESSAGES_ENDPOINT")]
@@ -163,10 +174,6 @@ pub(super) struct ServeArgs {
     #[arg(long)]
     pub(super) allow_remote_clients: bool,
 
-    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
-    pub(super) config: Option<PathBuf>,
-
     #[command(flatten)]
     pub(super) output: OutputArgs,
 }
@@ -184,13 +191,8 @@ pub(super) struct ConnectArgs {
     #[arg(long, value_name = "PORT", env = "SSMSHIM_SSH_PORT")]
     pub(super) ssh_port: Option<u16>,
 
-    /// AWS profile to use
-    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
-    pub(super) profile: Option<String>,
-
-    /// AWS region to use
-    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
-    pub(super) region: Option<String>,
+    #[command(flatten)]
+    pub(super) account: AccountArgs,
 
     /// Where the data channel is opened instead of at AWS's public host: a VPC endpoint's URL
     #[arg(long, value_name = "URL", env = "SSMSHIM_SSMMESSAGES_ENDPOINT")]
@@ -199,10 +201,6 @@ pub(super) struct ConnectArgs {
     /// Seconds to wait for the target [default: 30]
     #[arg(long, value_name = "SECONDS", env = "SSMSHIM_HOLD")]
     pub(super) hold: Option<u64>,
-
-    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
-    pub(super) config: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -214,17 +212,8 @@ pub(super) struct TargetsArgs {
     #[arg(long)]
     pub(super) json: bool,
 
-    /// AWS profile to use
-    #[arg(long, value_name = "NAME", env = "SSMSHIM_PROFILE")]
-    pub(super) profile: Option<String>,
-
-    /// AWS region to use
-    #[arg(long, value_name = "REGION", env = "SSMSHIM_REGION")]
-    pub(super) region: Option<String>,
-
-    /// Configuration file [default: ~/.config/ssmshim/config.toml, if it exists]
-    #[arg(long, value_name = "FILE", env = "SSMSHIM_CONFIG")]
-    pub(super) config: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) account: AccountArgs,
 }
 
 #[derive(Debug, Args)]

@@ -78,13 +78,13 @@ fn overrides(arguments: ConnectArgs) -> Overrides {
         values: Values {
             target: Some(arguments.target),
             ssh_port: arguments.port.or(arguments.ssh_port),
-            profile: arguments.profile,
-            region: arguments.region,
+            profile: arguments.account.profile,
+            region: arguments.account.region,
             ssmmessages_endpoint: arguments.ssmmessages_endpoint,
             hold_seconds: arguments.hold,
             ..Values::default()
         },
-        config: arguments.config,
+        config: arguments.account.config,
         ..Overrides::default()
     }
 }

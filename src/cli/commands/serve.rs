@@ -60,8 +60,8 @@ pub(super) fn overrides(arguments: ServeArgs) -> Overrides {
             identity: arguments.identity,
             certificate: arguments.certificate,
             ssh_port: arguments.ssh_port,
-            profile: arguments.profile,
-            region: arguments.region,
+            profile: arguments.account.profile,
+            region: arguments.account.region,
             ssmmessages_endpoint: arguments.ssmmessages_endpoint,
             access: arguments.access,
             authorized_keys: arguments.authorized_keys,
@@ -72,7 +72,7 @@ pub(super) fn overrides(arguments: ServeArgs) -> Overrides {
             idle_seconds: arguments.idle,
             ..File::default()
         },
-        config: arguments.config,
+        config: arguments.account.config,
         allow_remote_clients: arguments.allow_remote_clients,
     }
 }

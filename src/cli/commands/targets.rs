@@ -18,11 +18,11 @@ use crate::target::{self, Machine, Ping, printable, timestamp};
 pub(in crate::cli) async fn run(arguments: TargetsArgs, output: Output) -> Exit {
     let overrides = Overrides {
         values: File {
-            profile: arguments.profile,
-            region: arguments.region,
+            profile: arguments.account.profile,
+            region: arguments.account.region,
             ..File::default()
         },
-        config: arguments.config,
+        config: arguments.account.config,
         ..Overrides::default()
     };
     let account = match Account::resolve(&overrides) {
