@@ -21,6 +21,7 @@ use self::clocks::{Clocks, Wakeups};
 use self::dialer::Dialer;
 use self::pump::{Connection, Goal, Stop};
 use self::rate::DeliveryRate;
+use self::resume::Gap;
 use self::silence::{Patience, Silence};
 use super::api::{self, Ssm, Ticket};
 use super::error::{Disposition, Error, describe};
@@ -88,6 +89,8 @@ pub(super) struct Driver {
     /// The channel's count of messages in order at the last invalid one.
     progress: u64,
     backoff: Backoff,
+    /// Set while no socket is known to work.
+    gap: Option<Gap>,
     slowly: Duration,
     wakeups: Wakeups,
     rate: DeliveryRate,
@@ -134,6 +137,7 @@ pub(super) async fn establish(
             invalid: 0,
             progress: 0,
             backoff: Backoff::new(surroundings.spacing, surroundings.longest),
+            gap: None,
             slowly: surroundings.slowly,
             wakeups: Wakeups::new((surroundings.clocks)()),
             rate: DeliveryRate::new(now()),
@@ -254,10 +258,9 @@ impl Driver {
         loop {
             match self.serve(&mut connection, Goal::Forever, None).await {
                 Stop::Lost(reason) => {
-                    let lost_at = now();
-                    self.on_lost(&connection, reason);
+                    let gap = self.on_lost(&connection, reason);
                     drop(connection);
-                    match self.resume(lost_at).await {
+                    match self.resume(gap).await {
                         Ok(resumed) => connection = resumed,
                         Err(error) if error.is_end_of_session() => return self.end(error),
                         Err(error) => {

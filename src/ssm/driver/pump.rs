@@ -280,11 +280,13 @@ impl Driver {
             let reason = match item {
                 Some(Ok(Message::Binary(frame))) => {
                     connection.keepalive.on_traffic(now);
+                    self.on_heard();
                     self.on_frame(now, frame)?;
                     continue;
                 }
                 Some(Ok(Message::Pong(_))) => {
                     connection.keepalive.on_pong(now);
+                    self.on_heard();
                     continue;
                 }
                 Some(Ok(Message::Close(Some(close)))) => {
@@ -414,8 +416,9 @@ impl Driver {
             return;
         }
         self.status_at = Some(now);
+        let is_connected = self.gap.is_none();
         self.reports.status.send_modify(|status| {
-            status.is_connected = true;
+            status.is_connected = is_connected;
             status.round_trip = self.channel.round_trip();
             status.gateway_round_trip = Some(connection.keepalive.round_trip());
             status.unacknowledged = self.channel.unacknowledged();

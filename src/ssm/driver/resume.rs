@@ -1,6 +1,6 @@
 //! From the loss of a socket to the next one.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::time::sleep;
 
@@ -10,9 +10,17 @@ use super::{Driver, now};
 use crate::ssm::error::{Error, describe};
 use crate::ssm::session::SessionEvent;
 
+/// The time without a socket that is known to work.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gap {
+    since: Instant,
+    /// The attempt that is to end it, counted from 1.
+    attempt: u32,
+}
+
 impl Driver {
-    /// Draws the conclusions from the loss of `connection`.
-    pub(super) fn on_lost(&mut self, connection: &Connection, reason: String) {
+    /// Draws the conclusions from the loss of `connection`: a gap begins, or goes on if nothing was heard on it.
+    pub(super) fn on_lost(&mut self, connection: &Connection, reason: String) -> Gap {
         let lived = connection.age(now());
         let was_useful = self.progress() > connection.progress_before;
         tracing::debug!(
@@ -28,15 +36,32 @@ impl Driver {
             status.unacknowledged = self.channel.unacknowledged();
             status.messages = self.channel.statistics();
         });
-        self.reports.tell(SessionEvent::Lost { reason });
+        match &mut self.gap {
+            Some(gap) => {
+                self.reports.tell(SessionEvent::Retrying {
+                    attempt: gap.attempt,
+                    error: reason,
+                    hint: None,
+                });
+                gap.attempt = gap.attempt.saturating_add(1);
+                *gap
+            }
+            None => {
+                self.reports.tell(SessionEvent::Lost { reason });
+                *self.gap.insert(Gap {
+                    since: now(),
+                    attempt: 1,
+                })
+            }
+        }
     }
 
-    /// Replaces the socket, for as long as the session is not refused.
+    /// Opens another socket, for as long as the session is not refused. Whether it works, nothing but what comes
+    /// from it tells: see [`on_heard`](Self::on_heard).
     ///
     /// # Errors
     /// Why the session is given up: refused, or [`Error::Terminated`] when cancelled.
-    pub(super) async fn resume(&mut self, lost_at: Instant) -> Result<Connection, Error> {
-        let mut attempt = 1_u32;
+    pub(super) async fn resume(&mut self, mut gap: Gap) -> Result<Connection, Error> {
         let mut failures = Failures::new(self.slowly);
         loop {
             let delay = self.backoff.next_delay();
@@ -50,45 +75,50 @@ impl Driver {
                 }
                 tried = async {
                     sleep(delay).await;
-                    self.dialer.resume(attempt).await
+                    self.dialer.resume(gap.attempt).await
                 } => tried,
             };
             let error = match tried {
                 Ok(connection) => {
-                    let gap = now().saturating_duration_since(lost_at);
-                    return Ok(self.on_resumed(connection, gap, attempt));
+                    self.gap = Some(gap);
+                    return Ok(self.on_opened(connection));
                 }
                 Err(error) => error,
             };
             let Next::Again(at_least) = failures.judge(&error) else {
                 return Err(error);
             };
-            tracing::debug!(%error, attempt, "cannot resume yet");
+            tracing::debug!(%error, attempt = gap.attempt, "cannot resume yet");
             self.backoff.wait_at_least(at_least);
             self.reports.tell(SessionEvent::Retrying {
-                attempt,
+                attempt: gap.attempt,
                 error: describe(&error),
                 hint: error.hint().map(str::to_owned),
             });
-            attempt = attempt.saturating_add(1);
+            gap.attempt = gap.attempt.saturating_add(1);
         }
     }
 
-    fn on_resumed(
-        &mut self,
-        mut connection: Connection,
-        gap: Duration,
-        attempt: u32,
-    ) -> Connection {
+    /// Goes on over another socket.
+    fn on_opened(&mut self, mut connection: Connection) -> Connection {
+        connection.progress_before = self.progress();
+        self.channel.on_reconnected(now());
+        self.rate.skip_gap(now(), self.channel.bytes_acknowledged());
+        connection
+    }
+
+    /// Something has come from the socket: the service has accepted it, and a gap is over.
+    pub(super) fn on_heard(&mut self) {
+        let Some(Gap { since, attempt }) = self.gap.take() else {
+            return;
+        };
+        let gap = now().saturating_duration_since(since);
         tracing::debug!(
             gap_ms = gap.as_millis() as u64,
             attempt,
             backlog = self.channel.unacknowledged(),
             "websocket resumed"
         );
-        connection.progress_before = self.progress();
-        self.channel.on_reconnected(now());
-        self.rate.skip_gap(now(), self.channel.bytes_acknowledged());
         self.reports.status.send_modify(|status| {
             status.is_connected = true;
             status.resumes += 1;
@@ -96,7 +126,6 @@ impl Driver {
             status.longest_gap = status.longest_gap.max(Some(gap));
         });
         self.reports.tell(SessionEvent::Resumed { gap });
-        connection
     }
 
     /// Messages that have got through so far, of either direction.

@@ -41,7 +41,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 struct Faults {
     /// Sessions handed to an agent that never answers.
     silent_sessions: usize,
-    /// Sockets cut after so many binary messages.
+    /// Sockets cut after so many binary messages; with none, before anything is read.
     cut_after: Vec<usize>,
     /// How they are cut.
     cut: Cut,
@@ -378,6 +378,10 @@ async fn gateway(
     }
     agent.lock().await.channel.on_reconnected(now());
     let (mut cut, garbage) = state.lock().unwrap().faults.next_socket();
+    if cut == 0 {
+        let how = state.lock().unwrap().faults.cut;
+        return break_off(websocket, how).await;
+    }
     if garbage {
         for junk in [&b""[..], b"junk", &[0; 120], &[0xff; 300]] {
             websocket

@@ -101,6 +101,42 @@ async fn failing_resumes_are_repeated_until_one_succeeds() {
     within(session.terminate()).await;
 }
 
+/// A service that takes every socket and drops it has resumed nothing.
+#[tokio::test]
+async fn a_socket_from_which_nothing_comes_is_a_failed_attempt() {
+    let service = Service::start(Faults {
+        cut_after: vec![10, 0, 0],
+        ..Faults::default()
+    })
+    .await;
+    let (session, stream) = service.start_session(options()).await;
+    let _stream = echo(stream, 100_000).await;
+    let bye = "closed by the service: 1000 Bye".to_owned();
+    let mut told = Vec::new();
+    for _ in 0..4 {
+        told.push(within(session.next_event()).await.expect("a session"));
+    }
+    let Some(SessionEvent::Resumed { gap }) = told.last() else {
+        panic!("{told:?}");
+    };
+    let retrying = |attempt| SessionEvent::Retrying {
+        attempt,
+        error: bye.clone(),
+        hint: None,
+    };
+    let expected = [
+        SessionEvent::Lost {
+            reason: bye.clone(),
+        },
+        retrying(1),
+        retrying(2),
+    ];
+    assert_eq!(told[..3], expected);
+    let status = session.status();
+    assert_eq!((status.resumes, status.last_gap), (1, Some(*gap)));
+    within(session.terminate()).await;
+}
+
 #[tokio::test]
 async fn a_refused_resume_is_the_end_and_asks_for_a_redial() {
     let service = Service::start(Faults {
