@@ -4,8 +4,9 @@ mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use common::daemon::{Daemon, aws_environment};
+use common::daemon::{Daemon, PROGRAM, aws_environment};
 use common::net::call_ssm;
 use common::until;
 use common::world::{World, serve_args};
@@ -106,6 +107,12 @@ fn the_session_of_an_end_offline_is_ended_by_the_next() {
     wait_for_sweep(&world, &old);
 }
 
+/// Arguments for a daemon of this world that logs in with `identity`.
+fn serving(world: &World, identity: &Path) -> Vec<String> {
+    let port = world.sshd.as_ref().expect("serve has one").port.to_string();
+    serve_args(&world.emulator().text("target"), &port, identity)
+}
+
 /// A terminal that closes hangs up, and its shell may do so again.
 #[test]
 fn hanging_up_twice_is_no_hurry() {
@@ -123,6 +130,30 @@ fn hanging_up_twice_is_no_hurry() {
     assert_eq!(open(&world), [""; 0]);
 }
 
+/// Whoever starts it with `nohup` wants it to stay when the terminal goes.
+#[test]
+fn a_daemon_that_is_not_to_hang_up_stays() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let args = serving(&world, &sshd.identity);
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let args = [&args[..], &["--json", "--listen", "127.0.0.1:0"]].concat();
+    let environment = aws_environment(&world.emulator().text("endpoint"));
+    let mut nohup = Command::new("nohup");
+    nohup.arg(PROGRAM);
+    let mut daemon = Daemon::launch_by(nohup, &world.path("home"), &args, &environment);
+    daemon.ready = daemon.expect("ready");
+    daemon.signal(Signal::HUP);
+    world.target.port = daemon.port();
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+    daemon.signal(Signal::TERM);
+    daemon.expect("stopping");
+    assert_eq!(daemon.wait().0, 0, "{}", daemon.stderr());
+}
+
 /// Nobody is let in, so there is nothing to stay for.
 #[test]
 fn a_daemon_that_gives_up_ends_its_session() {
@@ -130,14 +161,13 @@ fn a_daemon_that_gives_up_ends_its_session() {
         return;
     };
     drop(world.daemon.take());
-    let emulator = world.emulator();
-    let sshd = world.sshd.as_ref().expect("serve has one");
-    let port = sshd.port.to_string();
-    let args = serve_args(&emulator.text("target"), &port, &world.target.identity);
+    let args = serving(&world, &world.target.identity);
     let args: Vec<_> = args.iter().map(String::as_str).collect();
-    let environment = aws_environment(&emulator.text("endpoint"));
+    let args = [&args[..], &["--listen", "127.0.0.1:0"]].concat();
+    let environment = aws_environment(&world.emulator().text("endpoint"));
     let mut daemon = Daemon::launch(&world.path("home"), &args, &environment);
     assert_eq!(daemon.wait().0, 1, "{}", daemon.stderr());
+    let emulator = world.emulator();
     let started = emulator.faults("GET", "")["counters"]["sessions"].clone();
     assert_eq!(started, 2, "there was one, after that of the world");
     assert_eq!(open(&world), [""; 0]);

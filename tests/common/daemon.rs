@@ -110,8 +110,17 @@ impl Daemon {
 
     /// Starts `ssmshim` with just `args` and waits for nothing.
     pub(crate) fn launch(home: &Path, args: &[&str], extra: &[(String, String)]) -> Self {
+        Self::launch_by(Command::new(PROGRAM), home, args, extra)
+    }
+
+    /// Has `command` start it, which becomes `ssmshim` itself in the end.
+    pub(crate) fn launch_by(
+        mut command: Command,
+        home: &Path,
+        args: &[&str],
+        extra: &[(String, String)],
+    ) -> Self {
         fs::create_dir_all(home).expect("our own directory");
-        let mut command = Command::new(PROGRAM);
         command
             .args(args)
             .env_clear()
