@@ -7,6 +7,7 @@ mod common;
 mod alone;
 mod clients;
 mod cuts;
+mod hold;
 mod hostile;
 mod shared;
 
