@@ -3,8 +3,8 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use thiserror::Error;
@@ -21,12 +21,13 @@ use super::control::herald::{Happening, Herald};
 use super::control::message::{Demand, Identity};
 use super::control::{due, now};
 use super::fleet::account;
-use super::journal::keep_swept;
+use super::journal::{Journal, keep_swept};
 use super::terminal::Terminal;
 use super::wanted::Inquirer;
 use crate::aws::{self, Aws};
 use crate::config::Serve;
 use crate::report::one_line;
+use crate::ssm::Ssm;
 use crate::target::{self, Wanted};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{News, RawStream};
@@ -34,6 +35,16 @@ use crate::upstream::{News, RawStream};
 /// First and longest pause between attempts to reach the target.
 const DIAL_PAUSE: Duration = Duration::from_millis(250);
 const DIAL_PAUSE_MAX: Duration = Duration::from_secs(3);
+
+/// How much longer than `--hold` is waited all in all: a daemon that holds us back for as long began a little later,
+/// and is about to say why.
+const REASON_PATIENCE: Duration = Duration::from_millis(500);
+
+/// How often it is looked whether a person is being asked.
+const PATIENCE_STEP: Duration = Duration::from_millis(100);
+
+/// How long somebody who is to be told why there is no connection waits for what was started to be ended.
+const TIDYING: Duration = Duration::from_secs(1);
 
 /// There is no connection, or no more.
 #[derive(Debug, Error)]
@@ -70,7 +81,9 @@ impl Error {
             Self::Api(error) => error.hint().map(str::to_owned),
             Self::Target(error) => error.hint(),
             Self::Tunnel(error) => error.hint(),
-            Self::HeldTooLong { .. } => Some("--hold SECONDS waits longer".into()),
+            Self::HeldTooLong { target, .. } => Some(format!(
+                "`ssmshim doctor {target}` looks for what is in the way; --hold SECONDS waits longer"
+            )),
             Self::Ended(error) => error.hint(),
             Self::Daemon(error) => error.hint(),
         }
@@ -97,7 +110,10 @@ pub enum Said<'a> {
 }
 
 /// Connects to the target's port and carries bytes until either side ends the connection, or until `stop`, which also
-/// has to come when nobody takes the bytes any more. No SSM session is left behind.
+/// has to come when nobody takes the bytes any more.
+///
+/// No SSM session is left behind, but for one whose end the service does not confirm in time: that is written down, and
+/// the next start ends it.
 ///
 /// A daemon that runs already is asked first, by the name of the target as it was given, then by its id: it
 /// has an SSM session, and a stream in that costs one round trip.
@@ -119,13 +135,49 @@ where
         tasks: TaskTracker::new(),
         over: CancellationToken::new(),
         news: broadcast::Sender::new(1),
+        journal: OnceLock::new(),
     };
-    let connected = attempt.run(local, stop).await;
-    // What was started is ended by its own task, also when nobody waits for it any more.
-    attempt.over.cancel();
-    attempt.tasks.close();
-    attempt.tasks.wait().await;
+    let found = tokio::select! {
+        () = stop.cancelled() => Ok(None),
+        found = attempt.find() => found.map(Some),
+    };
+    let (connected, patience) = match found {
+        Ok(Some(found)) => (carry_through(found, local, stop).await, Duration::MAX),
+        Ok(None) => (Ok(()), Duration::MAX),
+        Err(error) => (Err(error), TIDYING),
+    };
+    attempt.tidy(patience).await;
     connected
+}
+
+/// Carries bytes through what was `found`.
+async fn carry_through<R, W, T>(
+    found: Found,
+    local: Local<R, W, T>,
+    stop: &CancellationToken,
+) -> Result<(), Error>
+where
+    R: AsyncRead + Send + Unpin,
+    W: AsyncWrite + Send + Unpin,
+    T: Fn(Said<'_>),
+{
+    let Local { from, to, tell } = local;
+    let (from, to) = (Input(from), Output(to));
+    tell(Said::Opened);
+    match found {
+        Found::Daemon(way) => {
+            let tell = |text: &str| tell(Said::Pause(text));
+            Ok(way.carry(from, to, tell, stop.cancelled()).await?)
+        }
+        Found::Tunnel(tunnel, stream) => {
+            let carried = tokio::select! {
+                carried = carry(stream, from, to, stop.cancelled()) => carried,
+                never = tell_pauses(&tunnel, &tell) => match never {},
+            };
+            tunnel.terminate().await;
+            Ok(carried?)
+        }
+    }
 }
 
 /// One connection, and what has to be tidied up after it.
@@ -135,6 +187,8 @@ struct Attempt<'a> {
     over: CancellationToken,
     /// That there is a tunnel, for the sweep.
     news: broadcast::Sender<News>,
+    /// Of the SSM sessions that it starts, if there is to be one and it can be kept.
+    journal: OnceLock<Arc<Journal>>,
 }
 
 /// A way to the target.
@@ -146,44 +200,49 @@ enum Found {
 }
 
 impl Attempt<'_> {
-    async fn run<R, W, T>(
-        &self,
-        local: Local<R, W, T>,
-        stop: &CancellationToken,
-    ) -> Result<(), Error>
-    where
-        R: AsyncRead + Send + Unpin,
-        W: AsyncWrite + Send + Unpin,
-        T: Fn(Said<'_>),
-    {
-        let found = tokio::select! {
-            () = stop.cancelled() => return Ok(()),
-            found = self.find() => found?,
-        };
-        let Local { from, to, tell } = local;
-        let (from, to) = (Input(from), Output(to));
-        match found {
-            Found::Daemon(way) => {
-                tell(Said::Opened);
-                let tell = |text: &str| tell(Said::Pause(text));
-                Ok(way.carry(from, to, tell, stop.cancelled()).await?)
-            }
-            Found::Tunnel(tunnel, stream) => {
-                tell(Said::Opened);
-                let carried = tokio::select! {
-                    carried = carry(stream, from, to, stop.cancelled()) => carried,
-                    never = tell_pauses(&tunnel, &tell) => match never {},
-                };
-                tunnel.terminate().await;
-                Ok(carried?)
-            }
+    /// Waits until what was started is ended by its own task, but no longer than `patience`.
+    async fn tidy(&self, patience: Duration) {
+        self.over.cancel();
+        self.tasks.close();
+        let journal = self.journal.get();
+        // A start may be under way of whose session nobody here will learn.
+        journal.inspect(|journal| journal.keep(true));
+        if timeout(patience, self.tasks.wait()).await.is_ok() {
+            journal.inspect(|journal| journal.keep(false));
         }
     }
 
+    /// A way to the target, looked for as long as `--hold` says.
     async fn find(&self) -> Result<Found, Error> {
+        let Serve {
+            target,
+            profile,
+            region,
+            hold,
+            ..
+        } = self.config;
+        let too_long = || Error::HeldTooLong {
+            target: target.clone(),
+            held: *hold,
+        };
+        let (begun, held) = (Instant::now(), hold.saturating_add(REASON_PATIENCE));
+        let aws = super::aws_of(profile.as_deref(), region.as_deref(), Terminal::behind());
+        let aws = timeout(held, aws).await.map_err(|_| too_long())??;
+        let left = held.saturating_sub(begun.elapsed());
+        let mut last_failure = None;
+        tokio::select! {
+            found = self.seek(&aws, &mut last_failure) => found,
+            () = patience(left, aws.ssm()) => Err(last_failure.map_or_else(too_long, Error::Tunnel)),
+        }
+    }
+
+    /// Looks for a way until there is one, or is known to be none; `last_failure` is what spoke against it last.
+    async fn seek(
+        &self,
+        aws: &Aws,
+        last_failure: &mut Option<tunnel::Error>,
+    ) -> Result<Found, Error> {
         let config = self.config;
-        let (profile, region) = (config.profile.as_deref(), config.region.as_deref());
-        let aws = super::aws_of(profile, region, Terminal::behind()).await?;
         let mut demand = Demand {
             target: config.target.trim().to_owned(),
             port: config.ssh_port,
@@ -194,35 +253,35 @@ impl Attempt<'_> {
             return Ok(Found::Daemon(way));
         }
         // An id is tried unseen, which saves a call.
-        let wanted = Wanted::find(&aws, &demand.target).await?;
+        let wanted = Wanted::find(aws, &demand.target).await?;
         if wanted.id() != demand.target {
             wanted.id().clone_into(&mut demand.target);
             if let Some(way) = shared(&demand).await? {
                 return Ok(Found::Daemon(way));
             }
         }
-        let (tunnel, stream) = self.dial(&aws, demand, wanted).await?;
+        let options = self.options(aws, demand, wanted);
+        let (tunnel, stream) = dial(&options, last_failure).await?;
+        // Where nobody is left to sweep for, nobody listens.
+        let _ = self.news.send(News::Up { gap: None });
         Ok(Found::Tunnel(tunnel, stream))
     }
 
-    /// Starts an SSM session and opens a stream, trying for as long as somebody waits unless that is known to be in vain.
-    async fn dial(
-        &self,
-        aws: &Aws,
-        demand: Demand,
-        wanted: Wanted,
-    ) -> Result<(Arc<Tunnel>, RawStream), Error> {
+    /// How to start an SSM session of our own. From now on it is written down, and what others have left is ended when
+    /// there is a tunnel.
+    fn options(&self, aws: &Aws, demand: Demand, wanted: Wanted) -> tunnel::Options {
         let ssm = match &self.config.ssmmessages_endpoint {
             Some(endpoint) => aws.ssm().clone().with_message_endpoint(endpoint.clone()),
             None => aws.ssm().clone(),
         };
         let journal = account::journal(demand.place);
         if let Some(journal) = &journal {
-            let (journal, aws) = (Arc::downgrade(journal), aws.clone());
+            let (weak, aws) = (Arc::downgrade(journal), aws.clone());
             let (news, over) = (self.news.subscribe(), self.over.clone());
-            self.tasks.spawn(keep_swept(journal, aws, news, over));
+            self.tasks.spawn(keep_swept(weak, aws, news, over));
+            self.journal.get_or_init(|| Arc::clone(journal));
         }
-        let options = tunnel::Options {
+        tunnel::Options {
             ssm,
             target: demand.target,
             port: demand.port,
@@ -230,23 +289,17 @@ impl Attempt<'_> {
             witness: Some(Arc::new(Inquirer(Arc::new(wanted)))),
             told: tunnel::Told::default(),
             tracker: self.tasks.clone(),
-        };
-        let held = self.config.hold;
-        let mut last_failure = None;
-        match timeout(held, dial(&options, &mut last_failure)).await {
-            Ok(dialled) => {
-                let dialled = dialled?;
-                // Where nobody is left to sweep for, nobody listens.
-                let _ = self.news.send(News::Up { gap: None });
-                Ok(dialled)
-            }
-            Err(_) => Err(last_failure.map_or(
-                Error::HeldTooLong {
-                    target: options.target,
-                    held,
-                },
-                Error::Tunnel,
-            )),
+        }
+    }
+}
+
+/// Waits until `left` is over. The time for which `ssm` has a person asked does not count.
+async fn patience(mut left: Duration, ssm: &Ssm) {
+    while !left.is_zero() {
+        let step = left.min(PATIENCE_STEP);
+        sleep(step).await;
+        if !ssm.is_asking() {
+            left -= step;
         }
     }
 }

@@ -5,13 +5,19 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
+use tracing::debug;
 
 use super::{Error, Upstream};
+use crate::report::one_line;
 use crate::tunnel::{self, Stream, Tunnel};
 
 /// How long word of a refusal may take to get from one task to another.
 const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
+
+/// Between attempts to open a stream: that the tunnel is gone may not be known yet, or a session for the stream not to be
+/// had.
+const OPEN_PAUSE: Duration = Duration::from_millis(250);
 
 /// One connection to the target's port, and the tunnel that it is in.
 ///
@@ -80,17 +86,28 @@ impl Origin {
 }
 
 impl Upstream {
-    /// Opens a byte stream to the target's port, once the tunnel is up and has a link. It counts among nothing
-    /// else: no transport is taken for it, and nobody logs in.
+    /// Opens a byte stream to the target's port, once the tunnel is up and has a link, trying again as long as that may
+    /// help. It counts among nothing else: no transport is taken for it, and nobody logs in.
     ///
     /// # Errors
     /// As [`Upstream::lease`].
     pub async fn open_stream(&self) -> Result<RawStream, Error> {
         self.held(async |last_failure, _| {
-            let tunnel = self.shared.link.tunnel(last_failure).await?;
-            let stream = RawStream::open(tunnel).await?;
-            self.shared.has_served.store(true, Ordering::Relaxed);
-            Ok(stream)
+            loop {
+                let tunnel = self.shared.link.tunnel(last_failure).await?;
+                match RawStream::open(tunnel).await {
+                    Ok(stream) => {
+                        self.shared.has_served.store(true, Ordering::Relaxed);
+                        return Ok(stream);
+                    }
+                    Err(error) if error.is_final() => return Err(error.into()),
+                    Err(error) => {
+                        debug!(reason = one_line(&error), "trying to open a stream again");
+                        *last_failure = Some(error.into());
+                    }
+                }
+                sleep(OPEN_PAUSE).await;
+            }
         })
         .await
     }

@@ -4,17 +4,17 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::process::Command;
+use std::process::{ChildStdout, Command};
 
 use rustix::process::{Pid, Signal};
 
 use crate::common::DEADLINE;
 use crate::common::daemon::PROGRAM;
-use crate::common::process::code;
+use crate::common::process::{Running, code};
 use crate::{Near, Way, three};
 
 /// A `connect` that has shown the first word of sshd.
-fn connected(near: &Near) -> (crate::common::process::Running, std::process::ChildStdout) {
+fn connected(near: &Near) -> (Running, ChildStdout) {
     let mut running = near.connect(&near.usual()).piped();
     let mut stdout = running.take_stdout();
     let mut word = [0; 8];
@@ -95,22 +95,24 @@ fn a_socket_that_does_not_wait_is_waited_for() {
         return;
     };
     let (mut ours, theirs) = UnixStream::pair().expect("a pair of sockets");
+    ours.set_read_timeout(Some(DEADLINE))
+        .expect("our own socket");
     theirs.set_nonblocking(true).expect("our own socket");
     let theirs = || OwnedFd::from(theirs.try_clone().expect("our own socket"));
-    let mut running = Command::new(PROGRAM)
+    let mut command = Command::new(PROGRAM);
+    command
         .env_clear()
         .envs(near.environment())
         .arg("connect")
         .args(near.usual())
         .stdin(theirs())
-        .stdout(theirs())
-        .spawn()
-        .expect("it starts");
+        .stdout(theirs());
+    let mut running = Running::start(command);
     let mut word = [0; 8];
     ours.read_exact(&mut word).expect("sshd speaks");
     assert_eq!(&word, b"SSH-2.0-");
-    rustix::process::kill_process(Pid::from_child(&running), Signal::TERM).expect("it runs");
-    assert!(running.wait().expect("our own child").success());
+    running.signal(Signal::TERM);
+    assert_eq!(code(running.wait(DEADLINE)), 0, "{}", running.stderr());
 }
 
 #[test]

@@ -40,12 +40,13 @@ fn a_pause_that_lasts_is_told(near: &Near) {
     let mut session = near.session(&[]);
     near.faulty.inject(
         r#"{"faults": [
-            {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": {"ms": 4000}},
+            {"fault": "api", "operation": "ResumeSession", "answer": {"failed": {"status": 503}}, "extent": "always"},
             {"fault": "cut", "side": "client", "how": "reset"}]}"#,
     );
-    until("it is told", || {
-        session.stderr().contains("resumed after").then_some(())
-    });
+    let is_told = |what: &str| session.stderr().contains(what).then_some(());
+    until("it is told", || is_told("not resumed yet"));
+    near.faulty.faults().clear();
+    until("its end is told", || is_told("resumed after"));
     drop(session.take_stdin());
     assert_eq!(code(session.wait(DEADLINE)), 0);
     let said = session.stderr();

@@ -7,7 +7,9 @@ mod common;
 mod alone;
 mod clients;
 mod cuts;
+mod hold;
 mod hostile;
+mod killed;
 mod shared;
 
 use std::fs;
@@ -20,6 +22,7 @@ use common::net::call_ssm;
 use common::process::{Run, Running, read_until};
 use common::until;
 use common::world::user;
+use rustix::process::Pid;
 
 /// Whether there is a daemon to share with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +63,7 @@ impl Near {
     }
 
     /// Writes a program that is `ssmshim connect`, to the usual target unless its arguments say otherwise. ssh gives its
-    /// own environment to its ProxyCommand; this one has ours.
+    /// own environment to its ProxyCommand; this one has ours. It notes the ids of its processes.
     fn write_proxy(&self) {
         let variables = self.environment();
         let variables = variables
@@ -68,9 +71,11 @@ impl Near {
             .map(|(name, value)| format!("'{name}={value}'"));
         let variables: Vec<_> = variables.collect();
         let script = format!(
-            "#!/bin/sh\n[ $# = 0 ] && set -- {} --ssh-port {}\nexec env -i {} '{PROGRAM}' connect \"$@\"\n",
+            "#!/bin/sh\n[ $# = 0 ] && set -- {} --ssh-port {}\necho $$ >> '{}'\n\
+             exec env -i {} '{PROGRAM}' connect \"$@\"\n",
             self.target,
             self.ssh_port,
+            self.path("processes").display(),
             variables.join(" "),
         );
         let path = self.proxy();
@@ -80,6 +85,16 @@ impl Near {
 
     fn proxy(&self) -> PathBuf {
         self.path("connect")
+    }
+
+    /// The latest `connect` that an ssh has started.
+    fn latest(&self) -> Pid {
+        let noted = fs::read_to_string(self.path("processes")).unwrap_or_default();
+        let latest = noted
+            .lines()
+            .last()
+            .and_then(|id| Pid::from_raw(id.parse().ok()?));
+        latest.expect("it notes itself")
     }
 
     fn environment(&self) -> Vec<(String, String)> {
@@ -210,6 +225,15 @@ macro_rules! both_ways {
     };
 }
 use both_ways;
+
+/// Waits until the process `id` has ended. Whether anybody has noticed, such as an init that containers lack, is another
+/// matter.
+fn until_ended(id: Pid) {
+    let program = format!("/proc/{id}/exe");
+    until("the process has ended", || {
+        fs::read_link(&program).is_err().then_some(())
+    });
+}
 
 /// A file of `bytes`, and where it goes and comes back to.
 fn three(near: &Near, bytes: usize) -> [PathBuf; 3] {

@@ -5,11 +5,13 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
+use ssmshim::emulator::{Options, Pacing};
 
 use crate::common::daemon::Daemon;
+use crate::common::faulty::Faulty;
 use crate::common::files::{assert_same, sha256_of};
-use crate::common::process::{Run, code, read_until};
+use crate::common::process::{Run, Running, code, read_until};
 use crate::common::world::serve_args;
 use crate::common::{DEADLINE, until};
 use crate::{Near, Way, started, text, three};
@@ -167,6 +169,23 @@ fn a_daemon_that_stops_says_so() {
     assert!(said.starts_with("error: ssmshim is stopping\n"), "{said}");
 }
 
+/// An old agent has a session for each stream, which may not be to be had at once.
+#[test]
+fn a_stream_that_does_not_open_is_tried_again() {
+    let old = Options {
+        agent_version: "2.3.722.0".parse().expect("a version"),
+        pacing: Pacing::Off,
+        ..Options::default()
+    };
+    let near = Faulty::with(old).and_then(|faulty| Near::with(Way::Shared, faulty));
+    let Some(near) = near else { return };
+    // More than the daemon may want for itself.
+    near.faulty.inject(
+        r#"{"fault": "api", "operation": "StartSession", "answer": {"failed": {"status": 503}}, "extent": {"times": 3}}"#,
+    );
+    assert_eq!(near.ssh(&[], "echo works").ok().text(), "works");
+}
+
 /// One that does not answer is passed over.
 #[test]
 fn a_daemon_that_hangs_is_done_without() {
@@ -233,6 +252,21 @@ fn a_client_that_is_stopped_goes_on() {
 /// More than a few channels' worth does not: its connection is ended, and no other one notices.
 #[test]
 fn a_stalled_client_ends_alone() {
+    ends_alone(|_, ssh| pid(ssh));
+}
+
+#[test]
+fn a_stopped_connect_ends_alone() {
+    ends_alone(|near, _| near.latest());
+}
+
+fn pid(running: &Running) -> Pid {
+    let id = i32::try_from(running.id()).ok();
+    id.and_then(Pid::from_raw).expect("a process id")
+}
+
+/// Stops the process that `who` names of a master which takes a lot, and its `connect`.
+fn ends_alone(who: impl Fn(&Near, &Running) -> Pid) {
     let Some(near) = Near::start(Way::Shared) else {
         return;
     };
@@ -240,6 +274,7 @@ fn a_stalled_client_ends_alone() {
     let digest = sha256_of(&std::fs::read(&here).expect("just written"));
     let socket = text(&near.path("master"));
     let mut master = near.session(&["-M", "-S", &socket]);
+    let stalled = who(&near, &master);
     let world = &near.faulty.world;
     let floods: Vec<_> = (0..6)
         .map(|_| {
@@ -250,7 +285,7 @@ fn a_stalled_client_ends_alone() {
     let sshd = world.sshd.as_ref().expect("a real one");
     let mut live = near.session(&[]);
     let with_all = sshd.sessions().len();
-    master.signal(Signal::STOP);
+    kill_process(stalled, Signal::STOP).expect("it runs");
     let mut rounds = 0;
     until("its connection is ended", || {
         let output = near.ssh(&[], &format!("cat {}", text(&here))).ok();
@@ -259,7 +294,7 @@ fn a_stalled_client_ends_alone() {
         (sshd.sessions().len() < with_all).then_some(())
     });
     crate::common::report(&format!("{rounds} downloads beside a stalled client"));
-    master.signal(Signal::CONT);
+    kill_process(stalled, Signal::CONT).expect("it is stopped");
     assert_eq!(code(master.wait(DEADLINE)), 255);
     let said = master.stderr();
     assert!(

@@ -46,6 +46,8 @@ struct State {
     abandoned: BTreeSet<String>,
     /// That the record cannot be written has been told.
     is_failing: bool,
+    /// The record is left to others, whatever it says.
+    is_kept: bool,
 }
 
 impl Journal {
@@ -72,6 +74,7 @@ impl Journal {
                 record,
                 abandoned: BTreeSet::new(),
                 is_failing: false,
+                is_kept: false,
             }),
             _lock: lock,
         })
@@ -82,6 +85,12 @@ impl Journal {
         if self.lock().record.account.as_ref() != Some(&account) {
             self.change(|state| state.record.account = Some(account));
         }
+    }
+
+    /// Whether others are to look for sessions of this process, whatever is known of them here: one may be starting
+    /// whose id will never be learned.
+    pub(super) fn keep(&self, is_kept: bool) {
+        self.lock().is_kept = is_kept;
     }
 
     fn record(&self) -> Record {
@@ -117,9 +126,10 @@ impl Journal {
 }
 
 impl Drop for Journal {
-    /// Takes the record away, unless a session may still be open.
+    /// Takes the record away, unless a session is or may be open.
     fn drop(&mut self) {
-        if self.lock().record.sessions.is_empty() {
+        let state = self.lock();
+        if state.record.sessions.is_empty() && !state.is_kept {
             self.files.remove();
         }
     }
