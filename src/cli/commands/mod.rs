@@ -15,13 +15,13 @@ use std::future::Future;
 use std::pin::pin;
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
 
 use self::news::{Herald, Teller};
 use self::signals::Signals;
 use super::exit::Exit;
 use super::output::{Event, Output};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Report};
 use crate::report::one_line;
 use crate::upstream::{self, State};
 
@@ -62,23 +62,32 @@ async fn watch(daemon: &Daemon, output: Output, announced: &Cell<bool>) -> upstr
     {
         return error;
     }
+    // Taken before the word is out: who hears it may do something at once, and all that comes of that is to be told.
+    let past = past_of_others(&mut reports, daemon.target());
     announced.set(true);
     announce(daemon, output);
     let mut herald = Herald::new(daemon.target());
-    loop {
-        match reports.try_recv() {
-            // Of the usual one all is told that still matters.
-            Ok(report) if daemon.target() == Some(&*report.target) => {}
-            Ok(report) => herald.tell(&report, output),
-            Err(TryRecvError::Lagged(_)) => {}
-            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-        }
+    for report in &past {
+        herald.tell(report, output);
     }
     loop {
         match reports.recv().await {
             Ok(report) => herald.tell(&report, output),
             Err(RecvError::Lagged(_)) => {}
             Err(RecvError::Closed) => return upstream::Error::Stopped,
+        }
+    }
+}
+
+/// What has happened so far, but to the `usual` target: of that all is told that still matters.
+fn past_of_others(reports: &mut broadcast::Receiver<Report>, usual: Option<&str>) -> Vec<Report> {
+    let mut past = Vec::new();
+    loop {
+        match reports.try_recv() {
+            Ok(report) if usual == Some(&*report.target) => {}
+            Ok(report) => past.push(report),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return past,
         }
     }
 }

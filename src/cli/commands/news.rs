@@ -178,6 +178,8 @@ impl Teller {
                     output.error(&text, hint);
                 }
             }
+            // Of the usual target that was told with `ready`, and this is late.
+            News::Up { gap: None } if !self.is_new && !self.is_down => {}
             News::Up { gap } => {
                 let is_new = self.is_new;
                 self.up(*gap, voice);
