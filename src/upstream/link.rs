@@ -48,8 +48,9 @@ const LOGINS: usize = 8;
 const NEWS: usize = 64;
 
 impl Link {
-    /// Begins to dial; returns at once.
-    pub fn start(options: tunnel::Options) -> Self {
+    /// Begins to dial; returns at once, with all that happens from then on: who asked for the news later could miss
+    /// the first.
+    pub fn start(options: tunnel::Options) -> (Self, broadcast::Receiver<News>) {
         let stop = CancellationToken::new();
         let tasks = options.tracker.clone();
         let wanted = Arc::new(Notify::new());
@@ -59,7 +60,7 @@ impl Link {
             since: Instant::now().into_std(),
             is_silence: false,
         }));
-        let news = broadcast::Sender::new(NEWS);
+        let (news, told) = broadcast::channel(NEWS);
         tasks.spawn(driver::run(
             options,
             Outlets {
@@ -70,7 +71,7 @@ impl Link {
             Arc::clone(&wanted),
             stop.clone(),
         ));
-        Self {
+        let link = Self {
             shared: Arc::new(Shared {
                 target,
                 ssm,
@@ -83,7 +84,8 @@ impl Link {
                 stop,
                 tasks,
             }),
-        }
+        };
+        (link, told)
     }
 
     /// The managed machine.

@@ -208,7 +208,7 @@ impl Members {
         account: broadcast::Sender<News>,
     ) -> Member {
         let (title, port) = (title.to_owned(), tunnel.port);
-        let link = Link::start(tunnel);
+        let (link, mut news) = Link::start(tunnel);
         let target = link.target().to_owned();
         let reports = self.shared.reports.clone();
         let tell = move |what| {
@@ -223,7 +223,6 @@ impl Members {
         tell(What::Started);
         let idle = CancellationToken::new();
         let (stop, ended) = (self.shared.stop.clone(), idle.clone());
-        let mut news = link.news();
         self.shared.tasks.spawn(async move {
             loop {
                 let news = tokio::select! {
