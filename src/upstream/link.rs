@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, broadcast, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::driver::{self, Outlets};
 use super::error::Error;
@@ -43,6 +44,10 @@ struct Shared {
 /// Logins under way at the same time: fewer than the ten from which sshd begins to drop connections
 /// (`MaxStartups 10:30:100`).
 const LOGINS: usize = 8;
+
+/// How long the end of a link is waited for: a second more than that of its SSM session may take. A StartSession that
+/// hangs, which is never given up half-way, would take longer.
+const PARTING: Duration = Duration::from_secs(6);
 
 /// News kept for those who are slow to take them.
 const NEWS: usize = 64;
@@ -131,11 +136,18 @@ impl Link {
         }
     }
 
-    /// Ends every upstream on it, closes the tunnel, terminates the SSM session, and waits for all that.
+    /// Ends every upstream on it, closes the tunnel, terminates the SSM session, and waits for all that within reason.
+    /// What takes longer goes on as long as the process does, and the journal has it.
     pub async fn shutdown(&self) {
         self.shared.stop.cancel();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        if timeout(PARTING, self.shared.tasks.wait()).await.is_err() {
+            warn!(
+                target = self.shared.target,
+                "the service does not answer; the SSM session that it may have begun ends when it does, or with the \
+                 next start of ssmshim"
+            );
+        }
     }
 
     /// Somebody waits for the tunnel: if there is none, it is time to try again.
