@@ -4,7 +4,7 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use common::daemon::{Daemon, aws_environment, environment};
@@ -422,6 +422,33 @@ fn a_person_may_leave_it_to_login_names() {
     terminal.keys("\x03");
     terminal.expect("stopping");
     assert_eq!(terminal.finish(), 0);
+}
+
+#[test]
+fn who_is_served_stays_when_the_usual_target_is_out_of_reach() {
+    let Some(site) = Site::start() else { return };
+    // An sshd that says nothing: the first login there goes on.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let ssh_port = silent.local_addr().expect("it is bound").port().to_string();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let args = ["serve", "web", "--ssh-port", &ssh_port, "--listen", &listen];
+    let mut daemon = Daemon::launch(&site.path("home"), &args, &site.environment());
+    daemon.ready = json!({ "listen": listen });
+    until("it listens", || TcpStream::connect(&listen).ok());
+    let _login = silent.accept().expect("a login begins");
+    let mut ssh = site.stays(&daemon, "db", &[]);
+    let denied = json!({ "fault": "api", "operation": "StartSession", "answer": "denied", "extent": "always" });
+    site.emulator.inject(&denied);
+    site.terminate(WEB);
+    let error = daemon.told("error: ");
+    assert!(error.contains("access denied for StartSession"), "{error}");
+    assert_eq!(site.arrives(&daemon, "db"), format!("db {}", user()));
+    assert!(
+        ssh.try_wait(std::time::Duration::ZERO).is_none(),
+        "{}",
+        ssh.stderr()
+    );
+    daemon.assert_up();
 }
 
 #[test]

@@ -13,9 +13,11 @@ pub(super) mod targets;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, watch};
+use tokio::time::sleep;
 
 use self::news::{Herald, Teller};
 use self::signals::Signals;
@@ -26,7 +28,7 @@ use crate::report::one_line;
 use crate::upstream::{self, State};
 
 /// Says so when `ssh` would work, and later what becomes of it, until a signal comes or the target
-/// turns out to be out of reach for good.
+/// turns out to be out of reach for good while nobody uses another.
 async fn stay(daemon: &Daemon, output: Output, signals: &mut Signals) -> Exit {
     let announced = Cell::new(false);
     tokio::select! {
@@ -92,24 +94,33 @@ fn past_of_others(reports: &mut broadcast::Receiver<Report>, usual: Option<&str>
     }
 }
 
+/// How long a target that somebody has to mend is left alone, where it is not the end.
+const MENDING: Duration = Duration::from_secs(60);
+
 /// Waits until the usual target is reached, and tells what is in the way.
 ///
 /// # Errors
-/// Why it never will be.
+/// Why it never will be. Once somebody is served at another target, which a login name has selected, it is tried
+/// further instead: they are not to be thrown out.
 async fn reach(
     daemon: &Daemon,
     mut state: watch::Receiver<State>,
     output: Output,
 ) -> Result<(), upstream::Error> {
+    let ready_after = async |pause| {
+        sleep(pause).await;
+        daemon.ready().await
+    };
     let mut teller = Teller::default();
-    let mut ready = pin!(daemon.ready());
+    let mut stays = false;
+    let mut ready = pin!(ready_after(Duration::ZERO));
     loop {
         let (error, is_final) = tokio::select! {
             result = &mut ready => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    ready.set(daemon.ready());
                     let is_final = error.is_final();
+                    ready.set(ready_after(if is_final { MENDING } else { Duration::ZERO }));
                     (error, is_final)
                 }
             },
@@ -118,7 +129,8 @@ async fn reach(
                 _ => continue,
             },
         };
-        if is_final {
+        stays |= daemon.fleet().is_of_use();
+        if is_final && !stays {
             return Err(error);
         }
         let text = one_line(&error);

@@ -138,6 +138,13 @@ impl Members {
         }
     }
 
+    /// Whether somebody is let in somewhere, and uses that.
+    pub(super) fn are_of_use(&self) -> bool {
+        let links = self.lock();
+        let mut up = links.up.values();
+        up.any(|member| member.link.has_served() && member.idle_since().is_none())
+    }
+
     /// Whether the machine was of use before and is being tried again.
     pub(super) fn is_coming_back(&self, link: &LinkKey) -> bool {
         let links = self.lock();
