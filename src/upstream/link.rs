@@ -27,6 +27,7 @@ pub struct Link {
 
 struct Shared {
     target: String,
+    port: u16,
     ssm: Ssm,
     state: watch::Receiver<State>,
     news: broadcast::Sender<News>,
@@ -59,7 +60,7 @@ impl Link {
         let stop = CancellationToken::new();
         let tasks = options.tracker.clone();
         let wanted = Arc::new(Notify::new());
-        let (target, ssm) = (options.target.clone(), options.ssm.clone());
+        let (target, port, ssm) = (options.target.clone(), options.port, options.ssm.clone());
         let (publish_state, state) = watch::channel(State::Dialing);
         let (publish_absence, absence) = watch::channel(Some(Absence {
             since: Instant::now().into_std(),
@@ -79,6 +80,7 @@ impl Link {
         let link = Self {
             shared: Arc::new(Shared {
                 target,
+                port,
                 ssm,
                 state,
                 news,
@@ -96,6 +98,11 @@ impl Link {
     /// The managed machine.
     pub fn target(&self) -> &str {
         &self.shared.target
+    }
+
+    /// The port of its sshd.
+    pub fn port(&self) -> u16 {
+        self.shared.port
     }
 
     /// What the tunnel is doing now, and each change of it.

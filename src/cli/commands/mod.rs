@@ -25,7 +25,7 @@ use super::exit::Exit;
 use super::output::{Event, Output};
 use crate::daemon::{Daemon, Report};
 use crate::report::one_line;
-use crate::upstream::{self, State};
+use crate::upstream::{self, Link, State};
 
 /// Says so when `ssh` would work, and later what becomes of it, until a signal comes or the target
 /// turns out to be out of reach for good while nobody uses another.
@@ -65,10 +65,10 @@ async fn watch(daemon: &Daemon, output: Output, announced: &Cell<bool>) -> upstr
         return error;
     }
     // Taken before the word is out: who hears it may do something at once, and all that comes of that is to be told.
-    let past = past_of_others(&mut reports, daemon.target());
+    let past = past_of_others(&mut reports, daemon.usual());
     announced.set(true);
     announce(daemon, output);
-    let mut herald = Herald::new(daemon.target());
+    let mut herald = Herald::new(daemon.usual());
     for report in &past {
         herald.tell(report, output);
     }
@@ -82,11 +82,11 @@ async fn watch(daemon: &Daemon, output: Output, announced: &Cell<bool>) -> upstr
 }
 
 /// What has happened so far, but to the `usual` target: of that all is told that still matters.
-fn past_of_others(reports: &mut broadcast::Receiver<Report>, usual: Option<&str>) -> Vec<Report> {
+fn past_of_others(reports: &mut broadcast::Receiver<Report>, usual: Option<&Link>) -> Vec<Report> {
     let mut past = Vec::new();
     loop {
         match reports.try_recv() {
-            Ok(report) if usual == Some(&*report.target) => {}
+            Ok(report) if usual.is_some_and(|usual| report.is_of(usual)) => {}
             Ok(report) => past.push(report),
             Err(TryRecvError::Lagged(_)) => {}
             Err(TryRecvError::Empty | TryRecvError::Closed) => return past,
@@ -142,11 +142,13 @@ async fn reach(
 }
 
 fn announce(daemon: &Daemon, output: Output) {
-    let (listen, target) = (daemon.address(), daemon.target());
+    let (listen, usual) = (daemon.address(), daemon.usual());
+    let target = usual.map(Link::target);
     output.event(&Event::Ready {
         listen,
         endpoint: None,
         target,
+        ssh_port: usual.map(Link::port),
     });
     let (host, port) = (listen.ip(), listen.port());
     output.say(&match target {

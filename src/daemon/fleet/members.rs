@@ -214,9 +214,9 @@ impl Members {
         tunnel: tunnel::Options,
         account: broadcast::Sender<News>,
     ) -> Member {
-        let (title, port) = (title.to_owned(), tunnel.port);
+        let title = title.to_owned();
         let (link, mut news) = Link::start(tunnel);
-        let target = link.target().to_owned();
+        let (target, port) = (link.target().to_owned(), link.port());
         let reports = self.shared.reports.clone();
         let tell = move |what| {
             // Nobody needs to listen.
