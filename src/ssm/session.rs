@@ -203,7 +203,7 @@ pub enum SessionEvent {
 /// A snapshot for people and metrics, at most a quarter of a second old while there is traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Whether there is a socket.
+    /// Whether there is a socket from which something has come.
     pub is_connected: bool,
     /// Sockets since the first.
     pub resumes: u32,
