@@ -236,7 +236,8 @@ fn a_daemon_that_gives_up_ends_its_session() {
     let sshd = world.sshd.as_ref().expect("serve has one");
     let port = sshd.port.to_string();
     let args = serve_args(&emulator.text("target"), &port, &world.target.identity);
-    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let mut args: Vec<_> = args.iter().map(String::as_str).collect();
+    args.extend(["--listen", "127.0.0.1:0"]);
     let environment = aws_environment(&emulator.text("endpoint"));
     let mut daemon = Daemon::launch(&world.path("home"), &args, &environment);
     assert_eq!(daemon.wait().0, 1, "{}", daemon.stderr());
