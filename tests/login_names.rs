@@ -2,9 +2,9 @@
 
 mod common;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use common::daemon::{Daemon, aws_environment, environment};
@@ -374,11 +374,12 @@ fn without_a_target_every_name_has_to_select_one() {
         output.stderr.contains("ssmshim: no machine `anything`"),
         "{output:?}"
     );
-    assert_eq!(
-        daemon.next_event(),
-        json!({ "event": "started", "target": WEB })
-    );
-    assert_eq!(daemon.next_event(), json!({ "event": "up", "target": WEB }));
+    for event in ["started", "up"] {
+        assert_eq!(
+            daemon.next_event(),
+            json!({ "event": event, "target": WEB, "ssh_port": site.web.port })
+        );
+    }
     assert_eq!(site.sessions(), once(&[WEB, DB]));
     drop(daemon);
     assert_eq!(site.sessions(), BTreeMap::new());
@@ -422,6 +423,54 @@ fn a_person_may_leave_it_to_login_names() {
     terminal.keys("\x03");
     terminal.expect("stopping");
     assert_eq!(terminal.finish(), 0);
+}
+
+/// A machine by another port is another target, whatever it is called.
+#[test]
+fn two_targets_of_one_machine_are_told_apart() {
+    let Some(site) = Site::start() else { return };
+    let (db, web) = (site.db.port, site.web.port);
+    let daemon = site.serve(&["db"]);
+    let ready = (&daemon.ready["target"], &daemon.ready["ssh_port"]);
+    assert_eq!(ready, (&json!(DB), &json!(db)));
+    let _other = site.stays(&daemon, DB, &[]);
+    for event in ["started", "up"] {
+        let expected = json!({ "event": event, "target": DB, "ssh_port": web });
+        assert_eq!(daemon.next_event(), expected);
+    }
+    site.terminate(DB);
+    let lost: BTreeSet<_> = (0..2)
+        .map(|_| event(&daemon, "lost", DB)["ssh_port"].as_u64())
+        .collect();
+    let both = [db, web].map(|port| Some(port.into()));
+    assert_eq!(lost, BTreeSet::from(both));
+}
+
+#[test]
+fn who_is_served_stays_when_the_usual_target_is_out_of_reach() {
+    let Some(site) = Site::start() else { return };
+    // An sshd that says nothing: the first login there goes on.
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let ssh_port = silent.local_addr().expect("it is bound").port().to_string();
+    let listen = format!("127.0.0.1:{}", free_port());
+    let args = ["serve", "web", "--ssh-port", &ssh_port, "--listen", &listen];
+    let mut daemon = Daemon::launch(&site.path("home"), &args, &site.environment());
+    daemon.ready = json!({ "listen": listen });
+    until("it listens", || TcpStream::connect(&listen).ok());
+    let _login = silent.accept().expect("a login begins");
+    let mut ssh = site.stays(&daemon, "db", &[]);
+    let denied = json!({ "fault": "api", "operation": "StartSession", "answer": "denied", "extent": "always" });
+    site.emulator.inject(&denied);
+    site.terminate(WEB);
+    let error = daemon.told("error: ");
+    assert!(error.contains("access denied for StartSession"), "{error}");
+    assert_eq!(site.arrives(&daemon, "db"), format!("db {}", user()));
+    assert!(
+        ssh.try_wait(std::time::Duration::ZERO).is_none(),
+        "{}",
+        ssh.stderr()
+    );
+    daemon.assert_up();
 }
 
 #[test]

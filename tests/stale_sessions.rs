@@ -3,13 +3,18 @@
 mod common;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use common::daemon::{Daemon, PROGRAM, aws_environment};
 use common::net::call_ssm;
-use common::until;
 use common::world::{World, serve_args};
+use common::{report, until};
 use rustix::process::Signal;
 use serde_json::Value;
 
@@ -111,6 +116,102 @@ fn the_session_of_an_end_offline_is_ended_by_the_next() {
 fn serving(world: &World, identity: &Path) -> Vec<String> {
     let port = world.sshd.as_ref().expect("serve has one").port.to_string();
     serve_args(&world.emulator().text("target"), &port, identity)
+}
+
+/// A way to an emulator on which the answers to StartSession can be lost.
+struct Way {
+    endpoint: String,
+    loses: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn to(endpoint: &str) -> Self {
+        let far = endpoint.strip_prefix("http://").expect("a plain endpoint");
+        let far = far.to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port");
+        let address = listener.local_addr().expect("a bound socket");
+        let loses = Arc::new(AtomicBool::new(true));
+        let shared = Arc::clone(&loses);
+        thread::spawn(move || {
+            for near in listener.incoming().flatten() {
+                let far = TcpStream::connect(&far).expect("the emulator listens");
+                let is_lost = Arc::new(AtomicBool::new(false));
+                let (asked, loses) = (Arc::clone(&is_lost), Arc::clone(&shared));
+                let (from_near, from_far) = (near.try_clone(), far.try_clone());
+                let calls = move |bytes: &[u8]| {
+                    let text = String::from_utf8_lossy(bytes);
+                    if text.contains("AmazonSSM.StartSession") && loses.load(Ordering::SeqCst) {
+                        asked.store(true, Ordering::SeqCst);
+                    }
+                    true
+                };
+                let answers = move |_: &[u8]| !is_lost.load(Ordering::SeqCst);
+                carry(from_near.expect("a handle clones"), far, calls);
+                carry(from_far.expect("a handle clones"), near, answers);
+            }
+        });
+        Self {
+            endpoint: format!("http://{address}"),
+            loses,
+        }
+    }
+
+    fn lose_answers(&self, loses: bool) {
+        self.loses.store(loses, Ordering::SeqCst);
+    }
+}
+
+/// Passes on what `passes`, until one side ends.
+fn carry(mut from: TcpStream, mut to: TcpStream, passes: impl Fn(&[u8]) -> bool + Send + 'static) {
+    thread::spawn(move || {
+        let mut chunk = [0; 16 << 10];
+        while let Ok(count @ 1..) = from.read(&mut chunk) {
+            if passes(&chunk[..count]) && to.write_all(&chunk[..count]).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+}
+
+/// The service starts a session and its answer does not come, so that nobody knows its id.
+#[test]
+fn a_session_whose_start_hangs_is_ended_by_the_next() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    drop(world.daemon.take());
+    let emulator = world.emulator();
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let args = serving(&world, &sshd.identity);
+    let mut args: Vec<_> = args.iter().map(String::as_str).collect();
+    args.extend(["--listen", "127.0.0.1:0"]);
+    let way = Way::to(&emulator.text("endpoint"));
+    let environment = aws_environment(&way.endpoint);
+    let serve = || Daemon::launch(&world.path("home"), &args, &environment);
+    for (hurries, code) in [(false, 0), (true, 1)] {
+        way.lose_answers(true);
+        let before = files(&journals(&world));
+        let mut daemon = serve();
+        until("a session is started", || {
+            (open(&world).len() == 1).then_some(())
+        });
+        let old = open(&world);
+        daemon.signal(Signal::INT);
+        if hurries {
+            daemon.told("stopping");
+            daemon.signal(Signal::INT);
+        }
+        let (ended, took) = daemon.wait();
+        assert_eq!(ended, code, "{}", daemon.stderr());
+        report(&format!("a hanging start is given up after {took:?}"));
+        let mut left = files(&journals(&world));
+        left.retain(|path| !before.contains(path));
+        assert_eq!(left.len(), 2, "its record and the lock: {left:?}");
+        way.lose_answers(false);
+        let _daemon = serve();
+        wait_for_sweep(&world, &old);
+    }
 }
 
 /// A terminal that closes hangs up, and its shell may do so again.

@@ -11,6 +11,15 @@ pub(super) struct Output {
     json: bool,
 }
 
+/// Which target an event is about.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(super) struct About<'a> {
+    /// The machine's id.
+    pub(super) target: &'a str,
+    /// The port of its sshd: by another one the same machine is another target.
+    pub(super) ssh_port: u16,
+}
+
 /// One line of `--json`.
 #[derive(Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -23,12 +32,18 @@ pub(super) enum Event<'a> {
         /// None where login names have to select one.
         #[serde(skip_serializing_if = "Option::is_none")]
         target: Option<&'a str>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ssh_port: Option<u16>,
     },
     /// A login name has selected the target, and it is being reached; `up` or `down` follows.
-    Started { target: &'a str },
+    Started {
+        #[serde(flatten)]
+        about: About<'a>,
+    },
     /// What was up is not any more.
     Lost {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         reason: &'a str,
         /// Whether the SSM session is being resumed: all that is open goes on afterwards. Otherwise another is
         /// started, and what was open in this one ends.
@@ -36,48 +51,58 @@ pub(super) enum Event<'a> {
     },
     /// The agent on the target does not answer, although there is a link to it.
     Silent {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         silent_seconds: f64,
     },
     /// The agent answers again: all that is open goes on.
     Heard {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         silent_seconds: f64,
     },
     /// The SSM session is not resumed yet, for a reason that was not told before.
     Retrying {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         attempt: u32,
         error: &'a str,
         hint: Option<&'a str>,
     },
     /// The SSM session goes on.
     Resumed {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         gap_seconds: f64,
         attempts: u32,
     },
     /// The target cannot be reached for now; the daemon stays up and tries again.
     Down {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         error: &'a str,
         hint: Option<&'a str>,
     },
     /// Somebody is not let in at a target where others are.
     LoginRefused {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         error: &'a str,
         hint: Option<&'a str>,
     },
     /// The target is reached, or reached again.
     Up {
-        target: &'a str,
+        #[serde(flatten)]
+        about: About<'a>,
         /// Since it was lost, when that is known.
         #[serde(skip_serializing_if = "Option::is_none")]
         gap_seconds: Option<f64>,
     },
     /// Nobody uses a target any more that a login name had selected, and its session ends.
-    Idle { target: &'a str },
+    Idle {
+        #[serde(flatten)]
+        about: About<'a>,
+    },
     /// A signal came; connections are being closed.
     Stopping,
 }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -21,7 +21,7 @@ use super::control::herald::{Happening, Herald};
 use super::control::message::{Demand, Identity};
 use super::control::{due, now};
 use super::fleet::account;
-use super::journal::{Journal, keep_swept};
+use super::journal::keep_swept;
 use super::terminal::Terminal;
 use super::wanted::Inquirer;
 use crate::aws::{self, Aws};
@@ -135,7 +135,6 @@ where
         tasks: TaskTracker::new(),
         over: CancellationToken::new(),
         news: broadcast::Sender::new(1),
-        journal: OnceLock::new(),
     };
     let found = tokio::select! {
         () = stop.cancelled() => Ok(None),
@@ -187,8 +186,6 @@ struct Attempt<'a> {
     over: CancellationToken,
     /// That there is a tunnel, for the sweep.
     news: broadcast::Sender<News>,
-    /// Of the SSM sessions that it starts, if there is to be one and it can be kept.
-    journal: OnceLock<Arc<Journal>>,
 }
 
 /// A way to the target.
@@ -204,12 +201,8 @@ impl Attempt<'_> {
     async fn tidy(&self, patience: Duration) {
         self.over.cancel();
         self.tasks.close();
-        let journal = self.journal.get();
-        // A start may be under way of whose session nobody here will learn.
-        journal.inspect(|journal| journal.keep(true));
-        if timeout(patience, self.tasks.wait()).await.is_ok() {
-            journal.inspect(|journal| journal.keep(false));
-        }
+        // What takes longer is written down.
+        let _ = timeout(patience, self.tasks.wait()).await;
     }
 
     /// A way to the target, looked for as long as `--hold` says.
@@ -276,10 +269,9 @@ impl Attempt<'_> {
         };
         let journal = account::journal(demand.place);
         if let Some(journal) = &journal {
-            let (weak, aws) = (Arc::downgrade(journal), aws.clone());
+            let (journal, aws) = (Arc::downgrade(journal), aws.clone());
             let (news, over) = (self.news.subscribe(), self.over.clone());
-            self.tasks.spawn(keep_swept(weak, aws, news, over));
-            self.journal.get_or_init(|| Arc::clone(journal));
+            self.tasks.spawn(keep_swept(journal, aws, news, over));
         }
         tunnel::Options {
             ssm,

@@ -32,7 +32,7 @@ use crate::server::authorized_keys::{self, AuthorizedKeys};
 use crate::server::{self, ListenError, Server, host_key};
 use crate::ssh::credential;
 use crate::target;
-use crate::upstream::{self, State};
+use crate::upstream::{self, Link, State};
 
 /// An endpoint and its targets, running.
 pub struct Daemon {
@@ -158,9 +158,9 @@ impl Daemon {
         self.address
     }
 
-    /// The id of the machine that is served to those who select none.
-    pub fn target(&self) -> Option<&str> {
-        Some(self.fleet.usual()?.link().target())
+    /// The way to the machine that is served to those who select none.
+    pub fn usual(&self) -> Option<&Link> {
+        Some(self.fleet.usual()?.link())
     }
 
     /// All targets.

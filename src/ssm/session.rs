@@ -83,8 +83,15 @@ pub trait Journal: fmt::Debug + Send + Sync {
     /// the sessions whose answer was lost together with this process.
     fn reason(&self) -> Option<String>;
 
+    /// StartSession is about to be called. Until one of the next two there may be a session whose id nobody knows,
+    /// and if neither comes, that stays so.
+    fn starting(&self);
+
     /// StartSession has just answered with `session_id`; nothing else has happened with it yet.
     fn started(&self, session_id: &str);
+
+    /// StartSession has failed, and has started nothing.
+    fn not_started(&self);
 
     /// The service has confirmed that the SSM session is over.
     fn ended(&self, session_id: &str);
@@ -196,7 +203,7 @@ pub enum SessionEvent {
 /// A snapshot for people and metrics, at most a quarter of a second old while there is traffic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
-    /// Whether there is a socket.
+    /// Whether there is a socket from which something has come.
     pub is_connected: bool,
     /// Sockets since the first.
     pub resumes: u32,

@@ -5,9 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, broadcast, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use super::driver::{self, Outlets};
 use super::error::Error;
@@ -26,6 +27,7 @@ pub struct Link {
 
 struct Shared {
     target: String,
+    port: u16,
     ssm: Ssm,
     state: watch::Receiver<State>,
     news: broadcast::Sender<News>,
@@ -44,22 +46,27 @@ struct Shared {
 /// (`MaxStartups 10:30:100`).
 const LOGINS: usize = 8;
 
+/// How long the end of a link is waited for: a second more than that of its SSM session may take. A StartSession that
+/// hangs, which is never given up half-way, would take longer.
+const PARTING: Duration = Duration::from_secs(6);
+
 /// News kept for those who are slow to take them.
 const NEWS: usize = 64;
 
 impl Link {
-    /// Begins to dial; returns at once.
-    pub fn start(options: tunnel::Options) -> Self {
+    /// Begins to dial; returns at once, with all that happens from then on: who asked for the news later could miss
+    /// the first.
+    pub fn start(options: tunnel::Options) -> (Self, broadcast::Receiver<News>) {
         let stop = CancellationToken::new();
         let tasks = options.tracker.clone();
         let wanted = Arc::new(Notify::new());
-        let (target, ssm) = (options.target.clone(), options.ssm.clone());
+        let (target, port, ssm) = (options.target.clone(), options.port, options.ssm.clone());
         let (publish_state, state) = watch::channel(State::Dialing);
         let (publish_absence, absence) = watch::channel(Some(Absence {
             since: Instant::now().into_std(),
             is_silence: false,
         }));
-        let news = broadcast::Sender::new(NEWS);
+        let (news, told) = broadcast::channel(NEWS);
         tasks.spawn(driver::run(
             options,
             Outlets {
@@ -70,9 +77,10 @@ impl Link {
             Arc::clone(&wanted),
             stop.clone(),
         ));
-        Self {
+        let link = Self {
             shared: Arc::new(Shared {
                 target,
+                port,
                 ssm,
                 state,
                 news,
@@ -83,12 +91,18 @@ impl Link {
                 stop,
                 tasks,
             }),
-        }
+        };
+        (link, told)
     }
 
     /// The managed machine.
     pub fn target(&self) -> &str {
         &self.shared.target
+    }
+
+    /// The port of its sshd.
+    pub fn port(&self) -> u16 {
+        self.shared.port
     }
 
     /// What the tunnel is doing now, and each change of it.
@@ -129,11 +143,18 @@ impl Link {
         }
     }
 
-    /// Ends every upstream on it, closes the tunnel, terminates the SSM session, and waits for all that.
+    /// Ends every upstream on it, closes the tunnel, terminates the SSM session, and waits for all that within reason.
+    /// What takes longer goes on as long as the process does, and the journal has it.
     pub async fn shutdown(&self) {
         self.shared.stop.cancel();
         self.shared.tasks.close();
-        self.shared.tasks.wait().await;
+        if timeout(PARTING, self.shared.tasks.wait()).await.is_err() {
+            warn!(
+                target = self.shared.target,
+                "the service does not answer; the SSM session that it may have begun ends when it does, or with the \
+                 next start of ssmshim"
+            );
+        }
     }
 
     /// Somebody waits for the tunnel: if there is none, it is time to try again.

@@ -1,21 +1,17 @@
 //! Logging in at the target's sshd.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use tokio::time::timeout;
 use tracing::debug;
 
 use super::error::Error;
+use super::refusals::Refusals;
 use super::transport::Transport;
 use super::users::Users;
 use crate::ssh::auth::client::AuthenticationFailed;
 use crate::ssh::verifier::HostKeyVerifier;
 use crate::ssh::{self, Attendance, ClientConfig, Connection, Credential, Phase};
 use crate::tunnel::Tunnel;
-
-/// How long word of a refusal may take to get from one task to another.
-const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
 
 /// As whom, with what, and to whom transports log in.
 pub struct Login {
@@ -116,8 +112,7 @@ impl Login {
         tunnel: &Tunnel,
         attendance: Option<Attendance>,
     ) -> Result<Result<Transport, AuthenticationFailed>, Error> {
-        let mut refusals = tunnel.refusals();
-        let refused_before = *refusals.borrow_and_update();
+        let mut refusals = Refusals::of(tunnel);
         let mut config = ClientConfig {
             credentials,
             attendance,
@@ -132,22 +127,17 @@ impl Login {
             }
             Err(ssh::Error::AuthenticationFailed(failed)) => Ok(Err(*failed)),
             Err(error) => {
-                let target = tunnel.target().to_owned();
                 let was_early = matches!(
                     error,
                     ssh::Error::ConnectionLost {
                         phase: Phase::KeyExchange,
                     }
                 );
-                // The agent says that a port is closed without saying for which stream, just before that
-                // stream ends (protocol sheet §6.6).
-                let refused = refusals.wait_for(|count| *count > refused_before);
-                if was_early && timeout(REFUSAL_PATIENCE, refused).await.is_ok() {
-                    let port = tunnel.port();
-                    return Err(Error::NoSshd { target, port });
+                if was_early {
+                    refusals.check(tunnel).await?;
                 }
                 Err(Error::Login {
-                    target,
+                    target: tunnel.target().to_owned(),
                     source: Arc::new(error),
                 })
             }

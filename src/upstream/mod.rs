@@ -12,6 +12,7 @@ mod link;
 mod login;
 mod pool;
 mod raw;
+mod refusals;
 mod state;
 mod transport;
 mod users;

@@ -4,16 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::watch;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tracing::debug;
 
+use super::refusals::Refusals;
 use super::{Error, Upstream};
 use crate::report::one_line;
 use crate::tunnel::{self, Stream, Tunnel};
-
-/// How long word of a refusal may take to get from one task to another.
-const REFUSAL_PATIENCE: Duration = Duration::from_millis(300);
 
 /// Between attempts to open a stream: that the tunnel is gone may not be known yet, or a session for the stream not to be
 /// had.
@@ -32,8 +29,7 @@ pub struct RawStream {
 /// Where a [`RawStream`] comes from.
 pub struct Origin {
     tunnel: Arc<Tunnel>,
-    refusals: watch::Receiver<u64>,
-    refused_before: u64,
+    refusals: Refusals,
 }
 
 impl RawStream {
@@ -42,15 +38,10 @@ impl RawStream {
     /// # Errors
     /// As [`Tunnel::open`].
     pub async fn open(tunnel: Arc<Tunnel>) -> Result<Self, tunnel::Error> {
-        let mut refusals = tunnel.refusals();
-        let refused_before = *refusals.borrow_and_update();
+        let refusals = Refusals::of(&tunnel);
         Ok(Self {
             stream: tunnel.open().await?,
-            origin: Origin {
-                tunnel,
-                refusals,
-                refused_before,
-            },
+            origin: Origin { tunnel, refusals },
         })
     }
 }
@@ -63,20 +54,10 @@ impl Origin {
 
     /// Whether a stream that ended without a byte did so because nothing listens on the port.
     ///
-    /// The agent says that a port is closed without saying for which stream, just before that stream ends.
-    ///
     /// # Errors
     /// [`Error::NoSshd`], if that is so.
     pub async fn check_port(&mut self) -> Result<(), Error> {
-        let before = self.refused_before;
-        let refused = self.refusals.wait_for(|count| *count > before);
-        match timeout(REFUSAL_PATIENCE, refused).await {
-            Ok(Ok(_)) => Err(Error::NoSshd {
-                target: self.tunnel.target().to_owned(),
-                port: self.tunnel.port(),
-            }),
-            _ => Ok(()),
-        }
+        self.refusals.check(&self.tunnel).await
     }
 
     /// Waits until the tunnel is gone, and says why.

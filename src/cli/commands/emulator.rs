@@ -56,6 +56,7 @@ pub(in crate::cli) async fn run(arguments: EmulatorArgs, output: Output) -> Exit
         listen: emulator.address(),
         endpoint: Some(&endpoint),
         target: Some(target),
+        ssh_port: None,
     });
     output.say(&format!(
         "ready: Session Manager at {endpoint}, with {target} (this machine)

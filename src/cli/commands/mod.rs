@@ -13,20 +13,22 @@ pub(super) mod targets;
 use std::cell::Cell;
 use std::future::Future;
 use std::pin::pin;
+use std::time::Duration;
 
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
-use tokio::sync::watch;
+use tokio::sync::{broadcast, watch};
+use tokio::time::sleep;
 
 use self::news::{Herald, Teller};
 use self::signals::Signals;
 use super::exit::Exit;
 use super::output::{Event, Output};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Report};
 use crate::report::one_line;
-use crate::upstream::{self, State};
+use crate::upstream::{self, Link, State};
 
 /// Says so when `ssh` would work, and later what becomes of it, until a signal comes or the target
-/// turns out to be out of reach for good.
+/// turns out to be out of reach for good while nobody uses another.
 async fn stay(daemon: &Daemon, output: Output, signals: &mut Signals) -> Exit {
     let announced = Cell::new(false);
     tokio::select! {
@@ -62,17 +64,13 @@ async fn watch(daemon: &Daemon, output: Output, announced: &Cell<bool>) -> upstr
     {
         return error;
     }
+    // Taken before the word is out: who hears it may do something at once, and all that comes of that is to be told.
+    let past = past_of_others(&mut reports, daemon.usual());
     announced.set(true);
     announce(daemon, output);
-    let mut herald = Herald::new(daemon.target());
-    loop {
-        match reports.try_recv() {
-            // Of the usual one all is told that still matters.
-            Ok(report) if daemon.target() == Some(&*report.target) => {}
-            Ok(report) => herald.tell(&report, output),
-            Err(TryRecvError::Lagged(_)) => {}
-            Err(TryRecvError::Empty | TryRecvError::Closed) => break,
-        }
+    let mut herald = Herald::new(daemon.usual());
+    for report in &past {
+        herald.tell(report, output);
     }
     loop {
         match reports.recv().await {
@@ -83,24 +81,46 @@ async fn watch(daemon: &Daemon, output: Output, announced: &Cell<bool>) -> upstr
     }
 }
 
+/// What has happened so far, but to the `usual` target: of that all is told that still matters.
+fn past_of_others(reports: &mut broadcast::Receiver<Report>, usual: Option<&Link>) -> Vec<Report> {
+    let mut past = Vec::new();
+    loop {
+        match reports.try_recv() {
+            Ok(report) if usual.is_some_and(|usual| report.is_of(usual)) => {}
+            Ok(report) => past.push(report),
+            Err(TryRecvError::Lagged(_)) => {}
+            Err(TryRecvError::Empty | TryRecvError::Closed) => return past,
+        }
+    }
+}
+
+/// How long a target that somebody has to mend is left alone, where it is not the end.
+const MENDING: Duration = Duration::from_secs(60);
+
 /// Waits until the usual target is reached, and tells what is in the way.
 ///
 /// # Errors
-/// Why it never will be.
+/// Why it never will be. Once somebody is served at another target, which a login name has selected, it is tried
+/// further instead: they are not to be thrown out.
 async fn reach(
     daemon: &Daemon,
     mut state: watch::Receiver<State>,
     output: Output,
 ) -> Result<(), upstream::Error> {
+    let ready_after = async |pause| {
+        sleep(pause).await;
+        daemon.ready().await
+    };
     let mut teller = Teller::default();
-    let mut ready = pin!(daemon.ready());
+    let mut stays = false;
+    let mut ready = pin!(ready_after(Duration::ZERO));
     loop {
         let (error, is_final) = tokio::select! {
             result = &mut ready => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => {
-                    ready.set(daemon.ready());
                     let is_final = error.is_final();
+                    ready.set(ready_after(if is_final { MENDING } else { Duration::ZERO }));
                     (error, is_final)
                 }
             },
@@ -109,7 +129,8 @@ async fn reach(
                 _ => continue,
             },
         };
-        if is_final {
+        stays |= daemon.fleet().is_of_use();
+        if is_final && !stays {
             return Err(error);
         }
         let text = one_line(&error);
@@ -121,11 +142,13 @@ async fn reach(
 }
 
 fn announce(daemon: &Daemon, output: Output) {
-    let (listen, target) = (daemon.address(), daemon.target());
+    let (listen, usual) = (daemon.address(), daemon.usual());
+    let target = usual.map(Link::target);
     output.event(&Event::Ready {
         listen,
         endpoint: None,
         target,
+        ssh_port: usual.map(Link::port),
     });
     let (host, port) = (listen.ip(), listen.port());
     output.say(&match target {

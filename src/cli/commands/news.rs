@@ -3,75 +3,94 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::super::output::{Event, Output};
+use super::super::output::{About, Event, Output};
 use crate::daemon::{Report, What};
 use crate::report::one_line;
-use crate::upstream::News;
+use crate::upstream::{Link, News};
+
+/// A machine, and the port of its sshd: by another one it is another target.
+type Target = (String, u16);
 
 /// Tells reports as events and in words.
 ///
-/// As long as there is no target but the usual one, words do not name it.
+/// As long as there is no target but the usual one, words do not name it; and the port only where there are two of one
+/// machine.
 #[derive(Debug, Default)]
 pub(super) struct Herald {
-    usual: Option<String>,
+    usual: Option<Target>,
     has_others: bool,
-    /// One for each target that is up, and for each port of one.
-    tellers: BTreeMap<(String, u16), Teller>,
+    /// One for each target that is up.
+    tellers: BTreeMap<Target, Teller>,
 }
 
 impl Herald {
-    /// For an endpoint that leads to `usual` where nothing is selected.
-    pub(super) fn new(usual: Option<&str>) -> Self {
+    /// For an endpoint that leads to `usual`, which is up, where nothing is selected.
+    pub(super) fn new(usual: Option<&Link>) -> Self {
+        let usual = usual.map(|link| (link.target().to_owned(), link.port()));
+        let up = usual.clone().map(|target| (target, Teller::default()));
         Self {
-            usual: usual.map(str::to_owned),
-            ..Self::default()
+            usual,
+            has_others: false,
+            tellers: up.into_iter().collect(),
         }
     }
 
     /// Tells `report`, unless it is none.
     pub(super) fn tell(&mut self, report: &Report, output: Output) {
-        let Report {
-            target,
-            port,
-            title,
-            what,
-        } = report;
-        let way = (target.clone(), *port);
-        self.has_others |= self.usual.as_ref() != Some(target);
+        let target = (report.target.clone(), report.port);
+        self.has_others |= self.usual.as_ref() != Some(&target);
         let voice = Voice {
-            target,
-            heading: match self.has_others {
-                true => format!("{title}: "),
-                false => String::new(),
+            about: About {
+                target: &report.target,
+                ssh_port: report.port,
             },
+            heading: self.heading(report),
             output,
         };
-        match what {
+        match &report.what {
             What::Started => {
-                output.event(&Event::Started { target });
+                output.event(&Event::Started { about: voice.about });
                 voice.say("selected by a login name, reaching it …");
                 let teller = Teller {
                     is_new: true,
                     ..Teller::default()
                 };
-                self.tellers.insert(way, teller);
+                self.tellers.insert(target, teller);
             }
             What::News(news) => {
-                let teller = self.tellers.entry(way).or_default();
+                let teller = self.tellers.entry(target).or_default();
                 teller.tell(news, &voice);
             }
             What::Idle => {
-                output.event(&Event::Idle { target });
+                output.event(&Event::Idle { about: voice.about });
                 voice.say("not in use any more, session ended");
-                self.tellers.remove(&way);
+                self.tellers.remove(&target);
             }
+        }
+    }
+
+    /// What words about the target of `report` begin with.
+    fn heading(&self, report: &Report) -> String {
+        let Report {
+            target,
+            port,
+            title,
+            ..
+        } = report;
+        let mut others = self.tellers.keys();
+        if others.any(|(other, by)| other == target && by != port) {
+            format!("{title}, port {port}: ")
+        } else if self.has_others {
+            format!("{title}: ")
+        } else {
+            String::new()
         }
     }
 }
 
 /// Speaks of one target.
 struct Voice<'a> {
-    target: &'a str,
+    about: About<'a>,
     heading: String,
     output: Output,
 }
@@ -103,14 +122,15 @@ impl Teller {
     }
 
     fn tell(&mut self, news: &News, voice: &Voice<'_>) {
-        let Voice { target, output, .. } = voice;
+        let Voice { about, output, .. } = voice;
+        let about = *about;
         match news {
             News::Lost {
                 reason,
                 is_resuming,
             } => {
                 output.event(&Event::Lost {
-                    target,
+                    about,
                     reason,
                     resuming: *is_resuming,
                 });
@@ -121,7 +141,7 @@ impl Teller {
             }
             News::Silent { lasted } => {
                 output.event(&Event::Silent {
-                    target,
+                    about,
                     silent_seconds: seconds(*lasted),
                 });
                 voice.say(&format!(
@@ -131,7 +151,7 @@ impl Teller {
             }
             News::Heard { lasted } => {
                 output.event(&Event::Heard {
-                    target,
+                    about,
                     silent_seconds: seconds(*lasted),
                 });
                 voice.say(&format!(
@@ -146,7 +166,7 @@ impl Teller {
             } => {
                 if self.is_new(error) {
                     output.event(&Event::Retrying {
-                        target,
+                        about,
                         attempt: *attempt,
                         error,
                         hint: hint.as_deref(),
@@ -158,7 +178,7 @@ impl Teller {
             News::Resumed { gap, attempts } => {
                 self.told = None;
                 output.event(&Event::Resumed {
-                    target,
+                    about,
                     gap_seconds: seconds(*gap),
                     attempts: *attempts,
                 });
@@ -170,7 +190,7 @@ impl Teller {
                 if self.is_new(&text) {
                     let hint = hint.as_deref();
                     output.event(&Event::Down {
-                        target,
+                        about,
                         error: &text,
                         hint,
                     });
@@ -178,6 +198,8 @@ impl Teller {
                     output.error(&text, hint);
                 }
             }
+            // Of the usual target that was told with `ready`, and this is late.
+            News::Up { gap: None } if !self.is_new && !self.is_down => {}
             News::Up { gap } => {
                 let is_new = self.is_new;
                 self.up(*gap, voice);
@@ -197,7 +219,7 @@ impl Teller {
                 let (error, hint) = (one_line(error), error.hint());
                 if self.refused.as_ref() != Some(&error) {
                     output.event(&Event::LoginRefused {
-                        target,
+                        about,
                         error: &error,
                         hint: hint.as_deref(),
                     });
@@ -212,7 +234,7 @@ impl Teller {
     fn up(&mut self, gap: Option<Duration>, voice: &Voice<'_>) {
         *self = Self::default();
         voice.output.event(&Event::Up {
-            target: voice.target,
+            about: voice.about,
             gap_seconds: gap.map(seconds),
         });
     }
@@ -221,4 +243,33 @@ impl Teller {
 /// To the millisecond.
 fn seconds(gap: Duration) -> f64 {
     (gap.as_secs_f64() * 1000.0).round() / 1000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_say_as_much_as_it_takes_to_know_the_target() {
+        let report = |target: &str, port| Report {
+            target: target.into(),
+            port,
+            title: format!("{target} (name)"),
+            what: What::Idle,
+        };
+        let target = |target: &str, port| (target.to_owned(), port);
+        let mut herald = Herald::default();
+        herald.tellers.insert(target("i-1", 22), Teller::default());
+        assert_eq!(herald.heading(&report("i-1", 22)), "");
+        herald.has_others = true;
+        herald.tellers.insert(target("i-2", 22), Teller::default());
+        assert_eq!(herald.heading(&report("i-1", 22)), "i-1 (name): ");
+        let second = report("i-1", 2022);
+        assert_eq!(herald.heading(&second), "i-1 (name), port 2022: ");
+        herald
+            .tellers
+            .insert(target("i-1", 2022), Teller::default());
+        assert_eq!(herald.heading(&report("i-1", 22)), "i-1 (name), port 22: ");
+        assert_eq!(herald.heading(&report("i-2", 22)), "i-2 (name): ");
+    }
 }

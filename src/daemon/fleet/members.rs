@@ -138,6 +138,13 @@ impl Members {
         }
     }
 
+    /// Whether somebody is let in somewhere, and uses that.
+    pub(super) fn are_of_use(&self) -> bool {
+        let links = self.lock();
+        let mut up = links.up.values();
+        up.any(|member| member.link.has_served() && member.idle_since().is_none())
+    }
+
     /// Whether the machine was of use before and is being tried again.
     pub(super) fn is_coming_back(&self, link: &LinkKey) -> bool {
         let links = self.lock();
@@ -207,9 +214,9 @@ impl Members {
         tunnel: tunnel::Options,
         account: broadcast::Sender<News>,
     ) -> Member {
-        let (title, port) = (title.to_owned(), tunnel.port);
-        let link = Link::start(tunnel);
-        let target = link.target().to_owned();
+        let title = title.to_owned();
+        let (link, mut news) = Link::start(tunnel);
+        let (target, port) = (link.target().to_owned(), link.port());
         let reports = self.shared.reports.clone();
         let tell = move |what| {
             // Nobody needs to listen.
@@ -223,7 +230,6 @@ impl Members {
         tell(What::Started);
         let idle = CancellationToken::new();
         let (stop, ended) = (self.shared.stop.clone(), idle.clone());
-        let mut news = link.news();
         self.shared.tasks.spawn(async move {
             loop {
                 let news = tokio::select! {

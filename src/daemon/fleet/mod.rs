@@ -126,6 +126,11 @@ impl Fleet {
         self.shared.usual.as_deref()
     }
 
+    /// Whether somebody is let in at one of the targets, and uses it.
+    pub fn is_of_use(&self) -> bool {
+        self.shared.members.are_of_use()
+    }
+
     /// Names that the configuration has for targets.
     pub fn aliases(&self) -> impl Iterator<Item = &str> {
         let ways = self.shared.ways.iter();

@@ -1,6 +1,6 @@
 //! What happens to targets, for those who tell people.
 
-use crate::upstream::News;
+use crate::upstream::{Link, News};
 
 /// What happened to one target.
 #[derive(Debug, Clone)]
@@ -13,6 +13,13 @@ pub struct Report {
     pub title: String,
     /// What happened.
     pub what: What,
+}
+
+impl Report {
+    /// Whether it is about the target at the end of `link`.
+    pub fn is_of(&self, link: &Link) -> bool {
+        (self.target.as_str(), self.port) == (link.target(), link.port())
+    }
 }
 
 /// What may happen to a target.

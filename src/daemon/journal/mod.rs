@@ -42,12 +42,13 @@ pub(super) struct Journal {
 #[derive(Debug)]
 struct State {
     record: Record,
+    /// Sessions that may have been started, of which nobody knows the ids: by calls that are under way or have never
+    /// been answered.
+    unknown: usize,
     /// Sessions of the record that are given up: to be ended when the service can be reached again.
     abandoned: BTreeSet<String>,
     /// That the record cannot be written has been told.
     is_failing: bool,
-    /// The record is left to others, whatever it says.
-    is_kept: bool,
 }
 
 impl Journal {
@@ -72,9 +73,9 @@ impl Journal {
             reason: record.reason.clone(),
             state: Mutex::new(State {
                 record,
+                unknown: 0,
                 abandoned: BTreeSet::new(),
                 is_failing: false,
-                is_kept: false,
             }),
             _lock: lock,
         })
@@ -85,12 +86,6 @@ impl Journal {
         if self.lock().record.account.as_ref() != Some(&account) {
             self.change(|state| state.record.account = Some(account));
         }
-    }
-
-    /// Whether others are to look for sessions of this process, whatever is known of them here: one may be starting
-    /// whose id will never be learned.
-    pub(super) fn keep(&self, is_kept: bool) {
-        self.lock().is_kept = is_kept;
     }
 
     fn record(&self) -> Record {
@@ -126,10 +121,13 @@ impl Journal {
 }
 
 impl Drop for Journal {
-    /// Takes the record away, unless a session is or may be open.
+    /// Takes the record away, unless a session may still be open: one whose id is not in it is found by its reason.
     fn drop(&mut self) {
-        let state = self.lock();
-        if state.record.sessions.is_empty() && !state.is_kept {
+        let is_over = {
+            let state = self.lock();
+            state.record.sessions.is_empty() && state.unknown == 0
+        };
+        if is_over {
             self.files.remove();
         }
     }
@@ -140,10 +138,20 @@ impl ssm::Journal for Journal {
         Some(self.reason.clone())
     }
 
+    fn starting(&self) {
+        self.lock().unknown += 1;
+    }
+
     fn started(&self, session_id: &str) {
         self.change(|state| {
             state.record.sessions.insert(session_id.to_owned());
+            state.unknown = state.unknown.saturating_sub(1);
         });
+    }
+
+    fn not_started(&self) {
+        let mut state = self.lock();
+        state.unknown = state.unknown.saturating_sub(1);
     }
 
     fn ended(&self, session_id: &str) {

@@ -151,6 +151,34 @@ fn it_says_which_sessions_are_open_and_goes_with_the_last() {
     assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
 }
 
+/// What is started without an answer is somebody else's to end.
+#[test]
+fn it_stays_while_a_start_has_no_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let place = Place {
+        region: "eu-central-1".into(),
+        endpoint: None,
+        profile: None,
+    };
+    let after = |calls: fn(&Journal)| {
+        let journal = Journal::begin(directory.path(), place.clone()).unwrap();
+        calls(&journal);
+        let files = journal.files.clone();
+        drop(journal);
+        let is_there = files.record.exists();
+        files.remove();
+        is_there
+    };
+    assert!(after(|journal| journal.starting()));
+    assert!(!after(|journal| {
+        journal.starting();
+        journal.not_started();
+        journal.starting();
+        journal.started("a-1");
+        journal.ended("a-1");
+    }));
+}
+
 #[test]
 fn without_a_place_to_write_there_is_none() {
     let directory = tempfile::tempdir().unwrap();

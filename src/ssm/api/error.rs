@@ -260,6 +260,11 @@ impl Error {
         )
     }
 
+    /// Whether the service may have done what it was asked for, and nobody knows: it was reached, and has not said.
+    pub(in crate::ssm) fn is_unanswered(&self) -> bool {
+        matches!(self, Self::Unreachable { .. } | Self::Incomplete { .. })
+    }
+
     /// How long the service wants us to wait before the next call, if it says so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -26,7 +26,7 @@ use self::silence::{Patience, Silence};
 use super::api::{self, Ssm, Ticket};
 use super::error::{Disposition, Error, describe};
 use super::protocol::data_channel::{Config, DataChannel, Established, Origin};
-use super::session::{Options, SessionEvent, StartRequest, Status};
+use super::session::{Journal, Options, SessionEvent, StartRequest, Status};
 use super::stream::DriverEnd;
 
 /// StartSession is called so often in a row when it is throttled, before that is an error.
@@ -117,15 +117,13 @@ pub(super) async fn establish(
     let reason = request.reason.as_deref().or(mark.as_deref());
     let mut attempt = 1;
     loop {
-        let ticket = start(ssm, request, reason, cancel).await?;
+        let journal = options.journal.as_deref();
+        let ticket = start(ssm, request, reason, journal, cancel).await?;
         tracing::debug!(
             session_id = ticket.session_id,
             attempt,
             "ssm session started"
         );
-        if let Some(journal) = &options.journal {
-            journal.started(&ticket.session_id);
-        }
         let mut driver = Driver {
             channel: new_channel(options, ticket.is_local()),
             dialer: Dialer::new(ssm.clone(), options.clone(), ticket),
@@ -172,7 +170,8 @@ pub(super) async fn establish(
     }
 }
 
-/// Starts an SSM session, and again when the service has too much to do, after the time that it asks for.
+/// Starts an SSM session, and again when the service has too much to do, after the time that it asks for. The `journal`
+/// knows of each that may have been started.
 ///
 /// # Errors
 /// [`api::Error`], or [`Error::Terminated`] when it is not wanted any more.
@@ -180,6 +179,7 @@ async fn start(
     ssm: &Ssm,
     request: &StartRequest,
     reason: Option<&str>,
+    journal: Option<&dyn Journal>,
     cancel: &CancellationToken,
 ) -> Result<Ticket, Error> {
     let mut attempt = 1;
@@ -190,6 +190,9 @@ async fn start(
             turn = ssm.turn(&request.target) => turn,
         };
         let mut turn = turn?;
+        if let Some(journal) = journal {
+            journal.starting();
+        }
         // Never cancelled half-way: a session whose id we do not learn could not be terminated.
         let answer = ssm
             .start_session_in(
@@ -200,6 +203,13 @@ async fn start(
                 reason,
             )
             .await;
+        if let Some(journal) = journal {
+            match &answer {
+                Ok(ticket) => journal.started(&ticket.session_id),
+                Err(error) if error.is_unanswered() => {}
+                Err(_) => journal.not_started(),
+            }
+        }
         let Err(error @ api::Error::Throttled { .. }) = answer else {
             return Ok(answer?);
         };

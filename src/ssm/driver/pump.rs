@@ -278,23 +278,26 @@ impl Driver {
             };
             connection.keepalive.on_sign_of_life();
             let reason = match item {
-                Some(Ok(Message::Binary(frame))) => {
-                    connection.keepalive.on_traffic(now);
-                    self.on_heard();
-                    self.on_frame(now, frame)?;
-                    continue;
-                }
-                Some(Ok(Message::Pong(_))) => {
-                    connection.keepalive.on_pong(now);
-                    self.on_heard();
-                    continue;
-                }
                 Some(Ok(Message::Close(Some(close)))) => {
                     let reason = without_full_stop(&close.reason).escape_debug().to_string();
                     format!("closed by the service: {} {reason}", u16::from(close.code))
                 }
                 Some(Ok(Message::Close(None))) | None => "closed by the service".to_owned(),
-                Some(Ok(_)) => continue,
+                Some(Ok(message)) => {
+                    match message {
+                        Message::Binary(frame) => {
+                            connection.keepalive.on_traffic(now);
+                            self.on_frame(now, frame)?;
+                        }
+                        Message::Pong(_) => connection.keepalive.on_pong(now),
+                        _ => {}
+                    }
+                    // A session of whose end this is the first word has not gone on.
+                    if !self.channel.is_closed() {
+                        self.on_heard();
+                    }
+                    continue;
+                }
                 Some(Err(error)) => error.to_string(),
             };
             return ControlFlow::Break(Stop::Lost(reason));

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Notes what it is told: `+id`, `-id`, and `?id` for a session that was given up.
+/// Notes what it is told: `*` for a start, then `+id` or `!`; `-id`, and `?id` for a session that was given up.
 #[derive(Debug, Default)]
 struct Notes(Mutex<Vec<String>>);
 
@@ -11,8 +11,16 @@ impl crate::ssm::Journal for Notes {
         None
     }
 
+    fn starting(&self) {
+        self.0.lock().unwrap().push("*".to_owned());
+    }
+
     fn started(&self, session_id: &str) {
         self.0.lock().unwrap().push(format!("+{session_id}"));
+    }
+
+    fn not_started(&self) {
+        self.0.lock().unwrap().push("!".to_owned());
     }
 
     fn ended(&self, session_id: &str) {
@@ -40,7 +48,10 @@ async fn the_journal_knows_each_session_from_its_start_to_its_confirmed_end() {
     let (session, _stream) = within(SsmSession::start(service.ssm(), request(), options))
         .await
         .unwrap();
-    assert_eq!(*notes.0.lock().unwrap(), ["+user-1", "-user-1", "+user-3"]);
+    assert_eq!(
+        *notes.0.lock().unwrap(),
+        ["*", "+user-1", "-user-1", "*", "+user-3"]
+    );
     within(session.terminate()).await;
     assert_eq!(notes.0.lock().unwrap().last().unwrap(), "-user-3");
 }
@@ -61,7 +72,7 @@ async fn a_session_whose_end_nobody_confirmed_stays_in_the_journal() {
         .await
         .unwrap();
     within(session.terminate()).await;
-    assert_eq!(*notes.0.lock().unwrap(), ["+user-1", "?user-1"]);
+    assert_eq!(*notes.0.lock().unwrap(), ["*", "+user-1", "?user-1"]);
 }
 
 #[tokio::test]
@@ -77,5 +88,5 @@ async fn a_session_closed_by_the_service_is_struck_from_the_journal() {
         .unwrap();
     service.state.lock().unwrap().closing = Some(Closing::Session("bye"));
     within(session.closed()).await;
-    assert_eq!(*notes.0.lock().unwrap(), ["+user-1", "-user-1"]);
+    assert_eq!(*notes.0.lock().unwrap(), ["*", "+user-1", "-user-1"]);
 }

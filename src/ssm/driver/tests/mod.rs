@@ -56,6 +56,8 @@ struct Faults {
     /// After the first socket a data message with a wrong digest comes every 2 ms, and others that
     /// are right between them, but no more progress.
     damaged: bool,
+    /// The first word on every socket after the first is that the session is over.
+    closed_meanwhile: bool,
     /// ResumeSession answers DoesNotExistException.
     refuses_resume: bool,
     /// ResumeSession answers AccessDeniedException.
@@ -375,6 +377,15 @@ async fn gateway(
     };
     if is_damaged {
         return resend_damaged(websocket).await;
+    }
+    let is_closed = {
+        let state = state.lock().unwrap();
+        state.faults.closed_meanwhile && state.opens.len() > 1
+    };
+    if is_closed {
+        let closed = channel_closed("idle for too long");
+        let _ = websocket.send(Message::Binary(closed)).await;
+        return;
     }
     agent.lock().await.channel.on_reconnected(now());
     let (mut cut, garbage) = state.lock().unwrap().faults.next_socket();

@@ -137,6 +137,33 @@ async fn a_socket_from_which_nothing_comes_is_a_failed_attempt() {
     within(session.terminate()).await;
 }
 
+/// The service gives a socket for a session that has ended meanwhile, and says so there.
+#[tokio::test]
+async fn a_session_that_ended_meanwhile_is_not_resumed() {
+    let service = Service::start(Faults {
+        cut_after: vec![3],
+        closed_meanwhile: true,
+        ..Faults::default()
+    })
+    .await;
+    let (session, mut stream) = service.start_session(options()).await;
+    stream.write_all(b"x").await.unwrap();
+    let end = within(session.closed()).await;
+    assert!(matches!(&*end, Error::Closed(_)), "{end:?}");
+    let mut told = Vec::new();
+    while let Some(event) = session.next_event().await {
+        told.push(event);
+    }
+    assert!(
+        matches!(
+            &told[..],
+            [SessionEvent::Lost { .. }, SessionEvent::Closed { .. }]
+        ),
+        "{told:?}"
+    );
+    assert_eq!(session.status().resumes, 0);
+}
+
 #[tokio::test]
 async fn a_refused_resume_is_the_end_and_asks_for_a_redial() {
     let service = Service::start(Faults {
