@@ -354,7 +354,7 @@ impl Error {
             let error = service.into_err();
             let code = error.code().unwrap_or_default().to_owned();
             let source: BoxError = match error.message() {
-                Some(message) => without_full_stop(message).to_owned().into(),
+                Some(message) => spoken(message).to_owned().into(),
                 None => error.into(),
             };
             return Self::classify_answer(operation, status, retry_after, code, source);
@@ -471,6 +471,15 @@ impl From<CredentialsError> for Error {
             (None, _) => Self::CredentialsFailed(error.into()),
         }
     }
+}
+
+/// The words of a service about an error, without the full stop.
+///
+/// One that does not like a signature may go on with the request as it should have been signed, the session token
+/// included: that is not for anybody to read.
+pub(crate) fn spoken(message: &str) -> &str {
+    let end = message.find("The Canonical String");
+    without_full_stop(&message[..end.unwrap_or(message.len())])
 }
 
 /// What the service says in seconds (RFC 9110, section 10.2.3), or AWS's own way in milliseconds. A
