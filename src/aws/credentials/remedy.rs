@@ -9,7 +9,7 @@ use aws_config::profile::{Profile, ProfileSet};
 use aws_credential_types::provider::error::CredentialsError;
 
 use super::account::{Selected, flag, list, variable};
-use super::chain::{Base, Chain};
+use super::chain::{Base, Chain, Link};
 use crate::report::one_line;
 use crate::ssm::api::{Unavailable, blames_network};
 
@@ -17,6 +17,10 @@ use crate::ssm::api::{Unavailable, blames_network};
 const QUOTED_CHARS: usize = 200;
 /// Words as long as this, of letters and digits, may be secrets.
 const SECRET_CHARS: usize = 16;
+/// Characters of a secret access key, which may begin with a slash.
+const SECRET_KEY_CHARS: usize = 40;
+/// What the SDK says of a process that has failed.
+const PROCESS_FAILED: &str = "exited with code ";
 
 /// A role that wants the code of `serial`, and `why` there is none.
 pub(super) fn of_need(role_arn: &str, serial: &str, selected: &Selected, why: &str) -> Unavailable {
@@ -155,10 +159,7 @@ fn of_profile(
         Base::Source(source) => (&selected.name, Some(source)),
     };
     // The roles come last: what STS refuses is not the fault of what is before it.
-    if let Some(link) = chain.links.last()
-        && told.has("AssumeRole")
-        && !told.is_network
-    {
+    if let Some(link) = refused_role(told, &chain.links) {
         return Some(of_denied_role(
             &link.role_arn,
             &link.profile,
@@ -199,6 +200,19 @@ fn of_profile(
             ),
         ))
     }
+}
+
+/// The role that STS has refused, if that is what has happened; it names it where it does not allow it.
+fn refused_role<'a>(told: &Told, links: &'a [Link]) -> Option<&'a Link> {
+    // What comes before the roles may say the same word.
+    let is_of_base = told.has("AssumeRoleWithWebIdentity") || told.has(PROCESS_FAILED);
+    if !told.has("AssumeRole") || is_of_base || told.is_network {
+        return None;
+    }
+    let named = links.iter().filter(|link| told.has(&link.role_arn));
+    // One name may be the beginning of another.
+    let named = named.max_by_key(|link| link.role_arn.len());
+    named.or(links.last())
 }
 
 /// A machine or container that is asked for its role.
@@ -245,7 +259,7 @@ fn of_sso(told: &Told, profile: &Profile, is_logged_in: bool) -> Unavailable {
 
 fn of_process(told: &Told, profile: &Profile) -> Unavailable {
     let name = profile.name();
-    let problem = match told.text.split_once("exited with code ") {
+    let problem = match told.text.split_once(PROCESS_FAILED) {
         Some((_, rest)) => {
             let (status, words) = rest.split_once(". Stderr:").unwrap_or((rest, ""));
             let words = quoted(words);
@@ -290,7 +304,7 @@ fn is_secret(word: &str) -> bool {
         let has = |is: fn(&u8) -> bool| part.as_bytes().iter().any(is);
         part.len() >= SECRET_CHARS
             && is_base64
-            && !part.starts_with('/')
+            && (!part.starts_with('/') || part.len() == SECRET_KEY_CHARS)
             && has(u8::is_ascii_digit)
             && has(u8::is_ascii_uppercase)
     };
@@ -314,13 +328,22 @@ sso_start_url = https://corp.awsapps.com/start
 [profile admin]
 role_arn = arn:aws:iam::123456789012:role/admin
 source_profile = sso
+[profile owner]
+role_arn = arn:aws:iam::123456789012:role/admin/owner
+source_profile = admin
 [profile process]
 credential_process = fetch-credentials
+[profile over-process]
+role_arn = arn:aws:iam::123456789012:role/over
+source_profile = process
 [profile login]
 login_session = arn:aws:iam::123456789012:user/ann
 [profile web]
 role_arn = arn:aws:iam::123456789012:role/web
 web_identity_token_file = /run/token
+[profile over-web]
+role_arn = arn:aws:iam::123456789012:role/over
+source_profile = web
 [profile machine]
 role_arn = arn:aws:iam::123456789012:role/x
 credential_source = Ec2InstanceMetadata
@@ -420,6 +443,37 @@ region = eu-west-1
                  not authorized |",
                 "trust policy",
             ),
+            // Of two roles the first, and of a role what comes before it.
+            (
+                "owner",
+                failed(
+                    "AssumeRoleError: Error { code: \"AccessDenied\", message: \"User: arn:x is not authorized to perform: \
+                     sts:AssumeRole on resource: arn:aws:iam::123456789012:role/admin\" }",
+                ),
+                "role arn:aws:iam::123456789012:role/admin of profile `admin` may not be assumed",
+                "trust policy",
+            ),
+            (
+                "owner",
+                failed("AssumeRole on resource: arn:aws:iam::123456789012:role/admin/owner"),
+                "role arn:aws:iam::123456789012:role/admin/owner of profile `owner` may not",
+                "trust policy",
+            ),
+            (
+                "over-web",
+                failed("AssumeRoleWithWebIdentityError: ExpiredTokenException"),
+                "the web identity of profile `web`",
+                "/run/token",
+            ),
+            (
+                "over-process",
+                failed(
+                    "external process exited with code exit status: 254. Stderr: AccessDenied when calling the AssumeRole \
+                     operation",
+                ),
+                "the credential_process of profile `process` failed (exit status: 254): AccessDenied",
+                "--profile process",
+            ),
             (
                 "empty",
                 CredentialsError::not_loaded("no"),
@@ -443,6 +497,12 @@ region = eu-west-1
         assert_eq!(
             quoted("token eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.x in ~/.cache/x-1/Y."),
             "token … in ~/.cache/x-1/Y"
+        );
+        assert_eq!(
+            quoted(
+                "key /JalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY of /usr/share/Corp/login2/bin/credentials-of-the-day"
+            ),
+            "key … of /usr/share/Corp/login2/bin/credentials-of-the-day"
         );
         let plain = "IMDS disabled by AWS_EC2_METADATA_DISABLED for arn:aws:iam::123456789012:role/Abcdefghijklmnop1";
         assert_eq!(quoted(plain), plain);
