@@ -148,10 +148,11 @@ async fn how_long_to_wait_is_passed_on() {
     assert_eq!(busy("retry-after: 7").await, Some(Duration::from_secs(7)));
     let short = Some(Duration::from_millis(250));
     assert_eq!(busy("x-amz-retry-after: 250").await, short);
-    assert_eq!(
-        busy("retry-after: Fri, 31 Dec 1999 23:59:59 GMT").await,
-        None
-    );
+    let then = "retry-after: Fri, 31 Dec 1999 23:59:59 GMT";
+    assert_eq!(busy(then).await, None, "it is over");
+    let dated = "date: Fri, 31 Dec 1999 23:59:50 GMT\r\nretry-after: Fri, 31 Dec 1999 23:59:59 GMT";
+    assert_eq!(busy(dated).await, Some(Duration::from_secs(9)));
+    assert_eq!(busy("retry-after: tomorrow").await, None);
     assert_eq!(busy("x-other: 1").await, None);
     let body = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
     let throttled = error_for(&format!(

@@ -2,11 +2,13 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::http::Headers;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use thiserror::Error;
 
 use super::super::error::{Disposition, without_full_stop};
@@ -482,13 +484,22 @@ pub(crate) fn spoken(message: &str) -> &str {
     without_full_stop(&message[..end.unwrap_or(message.len())])
 }
 
-/// What the service says in seconds (RFC 9110, section 10.2.3), or AWS's own way in milliseconds. A
-/// date is not understood: services do not send one.
+/// How long to wait as the service says: in AWS's own way in milliseconds, or in seconds or until a date (RFC 9110,
+/// section 10.2.3), as proxies do. A date is by the clock of who sends it, and says nothing once it is over.
 pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
     let number = |name| headers.get(name)?.trim().parse().ok();
+    let date = |name| -> Option<SystemTime> {
+        let date = DateTime::from_str(headers.get(name)?.trim(), Format::HttpDate);
+        date.ok()?.try_into().ok()
+    };
+    let until_date = || {
+        let now = date("date").unwrap_or_else(SystemTime::now);
+        date("retry-after")?.duration_since(now).ok()
+    };
     number("x-amz-retry-after")
         .map(Duration::from_millis)
         .or_else(|| number("retry-after").map(Duration::from_secs))
+        .or_else(until_date)
 }
 
 /// The error of the credentials chain among the causes of `error`.
