@@ -19,6 +19,7 @@ fn the_environment_comes_first_unless_a_profile_is_named_for_us() {
     account.until_called("DescribeInstanceInformation", "user/emulator");
     let [id, secret] = KEYS;
     account.lists(&[], &[id, secret, ("AWS_PROFILE", "two")]);
+    account.until_calls("DescribeInstances", 2);
     assert_eq!(account.calls("AssumeRole"), 0);
     account.lists(&["--profile", "two"], &KEYS);
     account.until_called("DescribeInstanceInformation", "assumed-role/two/");
