@@ -158,6 +158,24 @@ async fn a_second_role_wants_the_next_code() {
     );
 }
 
+#[tokio::test]
+async fn what_another_has_assumed_expires_like_ones_own() {
+    let emulator = emulator(None).await;
+    let home = tempfile::tempdir().unwrap();
+    let person = Typist::new(2);
+    let [first, second] = [(), ()].map(|()| {
+        let way = roles(1, &emulator.endpoint(), home.path());
+        source("another", way, Arc::clone(&person))
+    });
+    first.prepare().await.unwrap();
+    second.prepare().await.unwrap();
+    assert_eq!(person.asked(), 1);
+    second.expire();
+    second.prepare().await.unwrap();
+    let reason = lock(&person.questions)[1].reason.clone();
+    assert!(reason.contains("have expired"), "{reason}");
+}
+
 /// As with a clock that is wrong: right codes do not help, so no more are asked for.
 #[tokio::test]
 async fn codes_that_bring_nothing_are_asked_for_once() {
