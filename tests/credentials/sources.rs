@@ -105,6 +105,26 @@ fn profiles_that_lead_nowhere_are_named() {
 }
 
 #[test]
+fn a_source_that_has_nothing_is_named() {
+    let account = Account::new(
+        "[profile over]\nrole_arn = arn:aws:iam::123456789012:role/over\nsource_profile = empty\n\
+         [profile empty]\nregion = eu-west-1\n\
+         [profile shell]\nrole_arn = arn:aws:iam::123456789012:role/over\ncredential_source = Environment\n",
+    );
+    let hint = "pass --profile NAME or set AWS_PROFILE (there are: empty, over, shell), or export AWS_ACCESS_KEY_ID \
+                and AWS_SECRET_ACCESS_KEY";
+    for (profile, problem) in [
+        ("over", "no AWS credentials: profile `empty` has none"),
+        (
+            "shell",
+            "no AWS credentials: profile `shell` has them from Environment, which has none",
+        ),
+    ] {
+        account.refuses(&["--profile", profile], &[], [problem, hint]);
+    }
+}
+
+#[test]
 fn a_region_that_does_not_exist_is_told_before_its_name_is_looked_up() {
     let account = Account::new("");
     let told = [
@@ -192,13 +212,26 @@ fn a_web_identity_becomes_a_role() {
     account.lists(&[], &variables);
     account.until_called("DescribeInstanceInformation", "assumed-role/pod/");
 
+    let hint = format!(
+        "see whether {token_file} holds a valid token and the trust policy of the role names who issues it"
+    );
+    account.write("token", "eyJhbGciOiJSUzI1NiJ9.EXPIRED.identity");
+    account.refuses(
+        &["--profile", "web"],
+        &[],
+        [
+            "the web identity of profile `web` gives no credentials: Token expired: current date/time must be before \
+             the expiration date/time",
+            &hint,
+        ],
+    );
     fs::remove_file(&token).expect("our own file");
     account.refuses(
         &["--profile", "web"],
         &[],
         [
             "the web identity of profile `web` gives no credentials: No such file or directory (os error 2)",
-            &format!("see whether {token_file} holds a valid token and the trust policy of the role names who issues it"),
+            &hint,
         ],
     );
 }

@@ -3,6 +3,7 @@
 //! The SDK keeps the types of its sources' errors to itself, so some of this goes by their texts: never what is to be
 //! done, only what is said about it.
 
+use std::error::Error;
 use std::time::Duration;
 
 use aws_config::profile::{Profile, ProfileSet};
@@ -19,6 +20,8 @@ const QUOTED_CHARS: usize = 200;
 const SECRET_CHARS: usize = 16;
 /// Characters of a secret access key, which may begin with a slash.
 const SECRET_KEY_CHARS: usize = 40;
+/// What the SDK says of a source profile without credentials.
+const NOTHING_IN_PROFILE: &str = "did not contain credential information";
 /// What the SDK says of a process that has failed.
 const PROCESS_FAILED: &str = "exited with code ";
 
@@ -93,7 +96,9 @@ pub(super) fn explain(
     let found = match (&error, profiles) {
         (CredentialsError::CredentialsNotLoaded(_), _) => Some(nothing(selected, profiles)),
         (_, Some(profiles)) if !selected.uses_environment() => {
-            of_profile(&told, selected, profiles, is_logged_in)
+            let of_profile = of_profile(&told, selected, profiles, is_logged_in);
+            let is_nothing = told.has(NOTHING_IN_PROFILE) || has_nothing(&error);
+            of_profile.or_else(|| is_nothing.then(|| nothing(selected, Some(profiles))))
         }
         _ => None,
     };
@@ -127,11 +132,43 @@ impl Told {
     }
 }
 
+/// Whether the source that was named, and is among the causes of `error`, has no credentials.
+fn has_nothing(error: &CredentialsError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        let found = current.downcast_ref::<CredentialsError>();
+        if let Some(CredentialsError::CredentialsNotLoaded(_)) = found {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
 /// No source has anything.
 fn nothing(selected: &Selected, profiles: Option<&ProfileSet>) -> Unavailable {
     let profiles = profiles.filter(|profiles| !profiles.is_empty());
-    let problem = match profiles.and_then(|profiles| profiles.get_profile(&selected.name)) {
-        Some(_) => format!("no AWS credentials: profile `{}` has none", selected.name),
+    let has_it = |profiles: &&ProfileSet| profiles.get_profile(&selected.name).is_some();
+    let chain = profiles
+        .filter(has_it)
+        .map(|profiles| Chain::of(profiles, &selected.name));
+    let problem = match chain {
+        Some(Ok(Chain {
+            base: Base::Source(source),
+            links,
+        })) => {
+            let profile = links.first().map_or(&selected.name, |link| &link.profile);
+            format!(
+                "no AWS credentials: profile `{profile}` has them from {source}, which has none"
+            )
+        }
+        Some(Ok(Chain {
+            base: Base::Profile(name) | Base::KeysOf(name),
+            ..
+        })) => {
+            format!("no AWS credentials: profile `{name}` has none")
+        }
+        Some(Err(_)) => format!("no AWS credentials: profile `{}` has none", selected.name),
         None => "no AWS credentials found".to_owned(),
     };
     let others = profiles.and_then(list);
@@ -193,7 +230,7 @@ fn of_profile(
         Some(Unavailable::new(
             format!(
                 "the web identity of profile `{name}` gives no credentials: {}",
-                quoted(&told.text)
+                told.message()
             ),
             format!(
                 "see whether {file} holds a valid token and the trust policy of the role names who issues it"
@@ -349,6 +386,9 @@ role_arn = arn:aws:iam::123456789012:role/x
 credential_source = Ec2InstanceMetadata
 [profile empty]
 region = eu-west-1
+[profile over-empty]
+role_arn = arn:aws:iam::123456789012:role/over
+source_profile = empty
 ";
 
     async fn told(profile: &str, error: CredentialsError) -> String {
@@ -479,6 +519,18 @@ region = eu-west-1
                 CredentialsError::not_loaded("no"),
                 "no AWS credentials: profile `empty` has none |",
                 "there are: admin, empty, login,",
+            ),
+            (
+                "over-empty",
+                CredentialsError::not_loaded("no"),
+                "no AWS credentials: profile `empty` has none |",
+                "--profile NAME",
+            ),
+            (
+                "machine",
+                CredentialsError::not_loaded("no"),
+                "no AWS credentials: profile `machine` has them from Ec2InstanceMetadata, which has none |",
+                "--profile NAME",
             ),
             (
                 "empty",
