@@ -8,6 +8,7 @@ use common::daemon::{Daemon, aws_environment, environment, ssmshim};
 use common::process::Output;
 use common::pty::Terminal;
 use common::sshd::Sshd;
+use common::until;
 use common::world::user;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -179,6 +180,42 @@ fn a_session_to_an_id_waits_for_no_other_call() {
     let daemon = fleet.serve(&sshd, NODE, &["--identity", &identity], "");
     assert_eq!(daemon.text("target"), NODE);
     assert_ne!(refused(), 0, "it was asked");
+}
+
+/// A daemon that is started before the network is there knows the platform's users once it is.
+#[test]
+fn what_aws_could_not_tell_at_first_is_asked_again() {
+    let fleet = Fleet::start();
+    let Some(sshd) = Sshd::start(&fleet.path("sshd")) else {
+        return;
+    };
+    let failing =
+        json!({ "fault": "api", "answer": { "failed": { "status": 503 } }, "extent": "always" });
+    fleet.emulator.inject(&failing);
+    let (port, identity) = (sshd.port.to_string(), sshd.identity.display().to_string());
+    let daemon = Daemon::launch(
+        &fleet.path("home"),
+        &[
+            "serve",
+            WEB,
+            "--listen",
+            "127.0.0.1:0",
+            "--ssh-port",
+            &port,
+            "--identity",
+            &identity,
+            "--log",
+            "info",
+        ],
+        &fleet.environment("DENY.SendSSHPublicKey"),
+    );
+    until("AWS did not tell", || {
+        daemon.stderr().contains("tried unseen").then_some(())
+    });
+    fleet.emulator.faults("DELETE", "");
+    until("the image's user is tried", || {
+        sshd.log().contains(" ubuntu ").then_some(())
+    });
 }
 
 #[test]
@@ -547,12 +584,10 @@ fn the_platforms_user_is_tried_first_and_then_ones_own() {
     let identity = sshd.identity.display().to_string();
     // Debian's names are no users here, or have no such key; on a node of ours our own name comes first.
     let daemon = fleet.serve(&sshd, NODE, &["--identity", &identity], "");
-    assert!(
-        sshd.log()
-            .contains(&format!("Accepted publickey for {}", user())),
-        "{}",
-        sshd.log()
-    );
+    let accepted = format!("Accepted publickey for {}", user());
+    until("the login is logged", || {
+        sshd.log().contains(&accepted).then_some(())
+    });
     drop(daemon);
     // In EC2 it is the image's.
     let mut environment = fleet.environment("DENY.SendSSHPublicKey");

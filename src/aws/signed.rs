@@ -29,7 +29,7 @@ use tracing::debug;
 use super::endpoint::Service;
 use super::{Error, Operation};
 use crate::ssm::Ssm;
-use crate::ssm::api::{CALL_TIMEOUT, retry_after, timeouts};
+use crate::ssm::api::{CALL_TIMEOUT, retry_after, spoken, timeouts};
 use crate::ssm::secret::Secret;
 
 /// Largest answer taken: a page of 100 instances with all their tags has about 1 MiB.
@@ -313,10 +313,9 @@ impl Problem {
         let code = code.rsplit('#').next().unwrap_or_default();
         let code = code.split(':').next().unwrap_or_default().trim();
         let is_word = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '_';
-        let message = message.trim().trim_end_matches('.');
         Self {
             code: code.chars().filter(|c| is_word(*c)).take(100).collect(),
-            message: message.chars().take(MESSAGE_CHARS).collect(),
+            message: spoken(message).chars().take(MESSAGE_CHARS).collect(),
         }
     }
 
@@ -382,6 +381,13 @@ mod tests {
         assert_eq!(
             Problem::of_json(kind, "{}"),
             problem("ThrottlingException", "")
+        );
+        let sts = "<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>It does not match.\n\n\
+            The Canonical String for this request should have been\n'POST\nx-amz-security-token:FwoGZXIvYXdz'\
+            </Message></Error></ErrorResponse>";
+        assert_eq!(
+            Problem::of_xml(sts),
+            problem("SignatureDoesNotMatch", "It does not match")
         );
         assert_eq!(Problem::of_xml("<html>bad gateway"), Problem::default());
         assert_eq!(Problem::of_json(None, "\u{1b}["), Problem::default());

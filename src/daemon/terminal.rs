@@ -26,6 +26,9 @@ use crate::ssh::person::{Answer, Answers, Inquiry, Topic, Unanswered};
 /// Longest line taken as an answer, in bytes: what a terminal keeps of one.
 const MAX_LINE_BYTES: usize = 4096;
 
+/// Heads questions that are not of one target alone.
+const OWN_TITLE: &str = "ssmshim";
+
 /// Leads to the terminal that controls the process, if one does.
 const CONTROLLING: &str = "/dev/tty";
 
@@ -122,7 +125,7 @@ impl AskCode for Terminal {
     }
 }
 
-/// Asks at the terminal about one target.
+/// Asks at the terminal about one target, and about keys that it may share with others.
 pub(super) struct Asker {
     terminal: Arc<Terminal>,
     target: String,
@@ -142,7 +145,8 @@ impl Answer for Asker {
     fn answer<'a>(&'a self, inquiry: &'a Inquiry<'a>) -> Answers<'a> {
         let title = match inquiry.topic {
             Topic::Login { user } => format!("{user} on {}", self.target),
-            Topic::Key { .. } => self.target.clone(),
+            // A key is opened once for all targets, whichever of them wants it first.
+            Topic::Key { .. } => OWN_TITLE.to_owned(),
         };
         Box::pin(async move { self.terminal.ask(&title, inquiry.questions).await })
     }

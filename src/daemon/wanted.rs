@@ -14,8 +14,9 @@ pub(super) fn users(config: &Serve, wanted: &Arc<Wanted>) -> Users {
     }
     let wanted = Arc::clone(wanted);
     let own = config::own_user();
-    Users::awaited(own.clone(), async move {
-        target::users::of(wanted.machine().await, &own)
+    Users::awaited(own.clone(), move || {
+        let (wanted, own) = (Arc::clone(&wanted), own.clone());
+        async move { Some(target::users::of(wanted.machine().await?, &own)) }
     })
 }
 

@@ -25,7 +25,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use tokio::time::timeout;
 
 pub use self::error::{Error, Operation};
-pub(crate) use self::error::{blames_network, retry_after};
+pub(crate) use self::error::{blames_network, retry_after, spoken};
 pub(crate) use self::setup::{CALL_TIMEOUT, configured_endpoint, timeouts};
 use self::setup::{api_host, ca_bundle};
 use self::starts::Starts;

@@ -101,6 +101,19 @@ async fn errors_of_the_service_are_told_apart() {
     }
 }
 
+/// The words that AWS has for a wrong secret key, with the request as the service has read it.
+#[tokio::test]
+async fn a_request_that_the_service_repeats_is_not_told() {
+    let body = r#"{"__type":"InvalidSignatureException","message":"The request signature we calculated does not match.\n\nThe Canonical String for this request should have been\n'POST\nx-amz-security-token:FwoGZXIvYXdz\n'\n"}"#;
+    let error = error_of(403, body).await;
+    assert!(matches!(error, Error::CredentialsInvalid(_)), "{error:?}");
+    assert_eq!(
+        told(&error),
+        "AWS credentials were not accepted: The request signature we calculated does not match"
+    );
+    assert!(!format!("{error:?}").contains("FwoGZXIvYXdz"));
+}
+
 #[tokio::test]
 async fn answers_that_are_none_are_errors_too() {
     let garbage = error_for("SSH-2.0-OpenSSH_9.2\r\n").await;
@@ -135,10 +148,11 @@ async fn how_long_to_wait_is_passed_on() {
     assert_eq!(busy("retry-after: 7").await, Some(Duration::from_secs(7)));
     let short = Some(Duration::from_millis(250));
     assert_eq!(busy("x-amz-retry-after: 250").await, short);
-    assert_eq!(
-        busy("retry-after: Fri, 31 Dec 1999 23:59:59 GMT").await,
-        None
-    );
+    let then = "retry-after: Fri, 31 Dec 1999 23:59:59 GMT";
+    assert_eq!(busy(then).await, None, "it is over");
+    let dated = "date: Fri, 31 Dec 1999 23:59:50 GMT\r\nretry-after: Fri, 31 Dec 1999 23:59:59 GMT";
+    assert_eq!(busy(dated).await, Some(Duration::from_secs(9)));
+    assert_eq!(busy("retry-after: tomorrow").await, None);
     assert_eq!(busy("x-other: 1").await, None);
     let body = r#"{"__type":"ThrottlingException","message":"Rate exceeded"}"#;
     let throttled = error_for(&format!(

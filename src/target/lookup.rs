@@ -28,6 +28,36 @@ const IDS: usize = 200;
 /// # Errors
 /// Why there is no such machine, or none that can be reached now.
 pub async fn resolve(aws: &Aws, wanted: &str) -> Result<Machine, Error> {
+    let found = look_up(aws, wanted).await?;
+    Ok(found.machine)
+}
+
+/// What [`look_up`] has found.
+pub(super) struct Found {
+    pub(super) machine: Machine,
+    /// Whether AWS has told, or may not. Otherwise it may tell more another time.
+    pub(super) is_final: bool,
+}
+
+impl Found {
+    fn told(machine: Machine) -> Self {
+        Self {
+            machine,
+            is_final: true,
+        }
+    }
+
+    fn unseen(id: &Id, is_final: bool) -> Self {
+        let machine = Machine::unknown(id.as_str());
+        Self { machine, is_final }
+    }
+}
+
+/// As [`resolve`].
+///
+/// # Errors
+/// As [`resolve`].
+pub(super) async fn look_up(aws: &Aws, wanted: &str) -> Result<Found, Error> {
     // A person who is asked for credentials takes longer than the calls below may. That there are none is told by
     // whatever call needs them first.
     let _told_later = aws.prepare().await;
@@ -45,15 +75,16 @@ pub async fn resolve(aws: &Aws, wanted: &str) -> Result<Machine, Error> {
                     reason = crate::report::one_line(&source),
                     "tried unseen"
                 );
-                Ok(Machine::unknown(id.as_str()))
+                let is_final = matches!(source, aws::Error::AccessDenied { .. });
+                Ok(Found::unseen(id, is_final))
             }
-            Ok(found) => found,
+            Ok(found) => found.map(Found::told),
             Err(_) => {
                 info!(id = wanted, reason = "no answer in time", "tried unseen");
-                Ok(Machine::unknown(id.as_str()))
+                Ok(Found::unseen(id, false))
             }
         },
-        _ => lookup.by_description(&selector).await,
+        _ => lookup.by_description(&selector).await.map(Found::told),
     };
     match found {
         // A wrong profile is the likeliest cause, and its account tells.

@@ -7,7 +7,7 @@ use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
 use super::find::Error;
-use super::lookup::resolve;
+use super::lookup::{Found, look_up, resolve};
 use super::machine::Machine;
 use super::selector::Selector;
 use crate::aws::Aws;
@@ -73,20 +73,24 @@ impl Wanted {
         &self.id
     }
 
-    /// The machine, or one of which nothing is known if AWS does not tell within seconds. Asked for once.
-    pub async fn machine(&self) -> &Machine {
+    /// The machine, or one of which nothing is known if AWS may not be asked. `None` if AWS does not tell within
+    /// seconds, or of nothing that can be reached: then it is asked again the next time.
+    pub async fn machine(&self) -> Option<&Machine> {
         let look = async {
             // Whoever asks why meanwhile waits for this.
             let mut answer = self.answer.lock().await;
-            let (machine, error) = match resolve(&self.aws, &self.id).await {
-                Ok(machine) => (machine, None),
-                Err(error) => (Machine::unknown(&self.id), Some(Arc::new(error))),
+            let (machine, error) = match look_up(&self.aws, &self.id).await {
+                Ok(Found {
+                    is_final: false, ..
+                }) => (None, None),
+                Ok(Found { machine, .. }) => (Some(machine), None),
+                Err(error) => (None, Some(Arc::new(error))),
             };
             let at = Instant::now();
             *answer = Some(Answer { at, error });
-            machine
+            machine.ok_or(())
         };
-        self.machine.get_or_init(|| look).await
+        self.machine.get_or_try_init(|| look).await.ok()
     }
 
     /// Why no session could be started just now: the machine is unknown, stopped, not managed, or offline since when.

@@ -37,21 +37,25 @@ impl Users {
         Self::of(ready(distinct(names)).boxed().shared())
     }
 
-    /// Those that `names` comes to, which begins at once and is waited for by the first login; `fallback` if those
-    /// are none.
-    pub fn awaited(
-        fallback: String,
-        names: impl Future<Output = Vec<String>> + Send + 'static,
-    ) -> Self {
+    /// Those that `ask` comes to, which is asked at once, and waited for by the first login. Where it did not come to
+    /// any, that login asks again, for by then the target has been reached; `fallback` if there are none then either.
+    pub fn awaited<Asked>(fallback: String, mut ask: impl FnMut() -> Asked + Send + 'static) -> Self
+    where
+        Asked: Future<Output = Option<Vec<String>>> + Send + 'static,
+    {
         // Ends with the last who may want to know.
-        let task = AbortOnDropHandle::new(tokio::spawn(names));
-        let names = task.map(|names| {
+        let early = AbortOnDropHandle::new(tokio::spawn(ask()));
+        let names = async move {
+            let names = match early.await {
+                Ok(Some(names)) => Some(names),
+                _ => ask().await,
+            };
             let mut names = names.unwrap_or_default();
             if names.is_empty() {
                 names.push(fallback);
             }
             distinct(names)
-        });
+        };
         Self::of(names.boxed().shared())
     }
 
@@ -143,7 +147,11 @@ mod tests {
     #[tokio::test]
     async fn who_is_not_known_yet_is_waited_for() {
         let (tell, told) = tokio::sync::oneshot::channel::<Vec<String>>();
-        let users = Users::awaited("me".into(), async { told.await.unwrap_or_default() });
+        let mut told = Some(told);
+        let users = Users::awaited("me".into(), move || {
+            let told = told.take().expect("asked once");
+            async { told.await.ok() }
+        });
         let search = users.search();
         tokio::pin!(search);
         let early = std::time::Duration::from_millis(1);
@@ -151,9 +159,23 @@ mod tests {
         tell.send(vec!["ubuntu".into(), "me".into()]).unwrap();
         assert!(search.await.is_some());
         assert_eq!(users.in_order(), ["ubuntu", "me"]);
-        let nobody = Users::awaited("me".into(), async { Vec::new() });
-        assert!(nobody.search().await.is_none());
-        assert_eq!(nobody.in_order(), ["me"]);
+    }
+
+    #[tokio::test]
+    async fn who_logs_in_asks_again_and_no_further() {
+        for (answers, expected) in [
+            ([None, Some(vec!["ubuntu".to_owned()])], "ubuntu"),
+            ([None, None], "me"),
+            ([Some(Vec::new()), None], "me"),
+        ] {
+            let mut answers = answers.into_iter();
+            let users = Users::awaited("me".into(), move || {
+                ready(answers.next().expect("asked twice at the most"))
+            });
+            assert!(users.search().await.is_none());
+            assert!(users.search().await.is_none());
+            assert_eq!(users.in_order(), [expected]);
+        }
     }
 
     #[tokio::test]

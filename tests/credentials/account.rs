@@ -88,7 +88,10 @@ impl Account {
         let path = self.home().join(path);
         let directory = path.parent().expect("it is below the home");
         fs::create_dir_all(directory).expect("our own directory");
-        fs::write(&path, text).expect("our own directory");
+        // A daemon that reads it finds all of it, or what was there before.
+        let new = path.with_extension("new");
+        fs::write(&new, text).expect("our own directory");
+        fs::rename(&new, &path).expect("our own directory");
         path
     }
 
@@ -153,7 +156,14 @@ impl Account {
         });
     }
 
-    /// How often `operation` was called.
+    /// Waits until `operation` was called `count` times, so that all that was called before is known as well.
+    pub(crate) fn until_calls(&self, operation: &str, count: usize) {
+        until(&format!("{count} calls of {operation}"), || {
+            (self.calls(operation) >= count).then_some(())
+        });
+    }
+
+    /// How often `operation` was called, as far as is known: the emulator's log comes a little later than its answers.
     pub(crate) fn calls(&self, operation: &str) -> usize {
         let call = format!("called operation=\"{operation}\"");
         self.emulator.stderr().matches(&call).count()

@@ -67,6 +67,7 @@ fn it_needs_no_code_after_us() {
         assert!(output.text().starts_with(arn), "{output:?}");
         assert!(!output.stderr.contains("asked"), "{output:?}");
     }
+    account.until_calls("GetCallerIdentity", 2);
     assert_eq!(account.calls("AssumeRole"), 2);
 }
 
@@ -86,6 +87,7 @@ fn we_need_no_code_after_it() {
         "{output:?}"
     );
     account.lists(&["--profile", "work"], &[]);
+    account.until_calls("DescribeInstances", 1);
     assert_eq!(account.calls("AssumeRole"), 1);
     account.emulator.assert_up();
 }

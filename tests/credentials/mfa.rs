@@ -34,6 +34,7 @@ fn a_code_is_asked_for_once_and_then_kept() {
     account.until_called("DescribeInstanceInformation", "assumed-role/admin-mfa/ann");
     // The second start finds what the first has kept, and so does a role that is assumed with it.
     account.lists(&["--profile", "work"], &[]);
+    account.until_calls("DescribeInstances", 2);
     assert_eq!(account.calls("AssumeRole"), 1);
     account.lists(&["--profile", "over"], &[]);
     account.until_called("AssumeRole", "assumed-role/admin-mfa/ann");
@@ -103,6 +104,7 @@ fn keys_come_before_the_role_beside_them() {
     terminal.keys(&format!("{CODE}\r"));
     terminal.expect("i-0123456789abcdef0");
     assert_eq!(terminal.finish(), 0);
+    account.until_calls("DescribeInstances", 1);
     assert_eq!(account.calls("AssumeRole"), 1);
     account.until_called("AssumeRole", "user/emulator");
 }

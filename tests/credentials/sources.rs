@@ -19,6 +19,7 @@ fn the_environment_comes_first_unless_a_profile_is_named_for_us() {
     account.until_called("DescribeInstanceInformation", "user/emulator");
     let [id, secret] = KEYS;
     account.lists(&[], &[id, secret, ("AWS_PROFILE", "two")]);
+    account.until_calls("DescribeInstances", 2);
     assert_eq!(account.calls("AssumeRole"), 0);
     account.lists(&["--profile", "two"], &KEYS);
     account.until_called("DescribeInstanceInformation", "assumed-role/two/");
@@ -101,6 +102,26 @@ fn profiles_that_lead_nowhere_are_named() {
     let hint = format!("mend it in {}", config.display());
     let error = "the source_profile of `b` leads back to itself";
     account.refuses(&["--profile", "a"], &[], [error, &hint]);
+}
+
+#[test]
+fn a_source_that_has_nothing_is_named() {
+    let account = Account::new(
+        "[profile over]\nrole_arn = arn:aws:iam::123456789012:role/over\nsource_profile = empty\n\
+         [profile empty]\nregion = eu-west-1\n\
+         [profile shell]\nrole_arn = arn:aws:iam::123456789012:role/over\ncredential_source = Environment\n",
+    );
+    let hint = "pass --profile NAME or set AWS_PROFILE (there are: empty, over, shell), or export AWS_ACCESS_KEY_ID \
+                and AWS_SECRET_ACCESS_KEY";
+    for (profile, problem) in [
+        ("over", "no AWS credentials: profile `empty` has none"),
+        (
+            "shell",
+            "no AWS credentials: profile `shell` has them from Environment, which has none",
+        ),
+    ] {
+        account.refuses(&["--profile", profile], &[], [problem, hint]);
+    }
 }
 
 #[test]
@@ -191,13 +212,26 @@ fn a_web_identity_becomes_a_role() {
     account.lists(&[], &variables);
     account.until_called("DescribeInstanceInformation", "assumed-role/pod/");
 
+    let hint = format!(
+        "see whether {token_file} holds a valid token and the trust policy of the role names who issues it"
+    );
+    account.write("token", "eyJhbGciOiJSUzI1NiJ9.EXPIRED.identity");
+    account.refuses(
+        &["--profile", "web"],
+        &[],
+        [
+            "the web identity of profile `web` gives no credentials: Token expired: current date/time must be before \
+             the expiration date/time",
+            &hint,
+        ],
+    );
     fs::remove_file(&token).expect("our own file");
     account.refuses(
         &["--profile", "web"],
         &[],
         [
             "the web identity of profile `web` gives no credentials: No such file or directory (os error 2)",
-            &format!("see whether {token_file} holds a valid token and the trust policy of the role names who issues it"),
+            &hint,
         ],
     );
 }

@@ -210,16 +210,12 @@ async fn agents_that_will_not_are_passed_over() {
         credentials.extend(sshd.credentials("rsa2048"));
         credentials
     };
-    let accepted = |key: &str| {
-        let log = sshd.log();
-        log.lines()
-            .filter(|line| line.contains("Accepted publickey") && line.contains(key))
-            .count()
-    };
+    // Of the agent, and of the file.
+    let accepted = |expected| until_logged(&sshd, logins, expected);
     // Its key must be confirmed, and there is nobody who could.
     run(&mut ssh_add(&agent.socket, &["-c", &key]));
     log_in(&sshd, &credentials(&agent.socket)).await.unwrap();
-    assert_eq!((accepted("ED25519"), accepted("RSA")), (0, 1));
+    accepted((0, 1));
     // It is locked, and so has no keys.
     run(&mut ssh_add(&agent.socket, &["-D"]));
     run(&mut ssh_add(&agent.socket, &[&key]));
@@ -230,12 +226,12 @@ async fn agents_that_will_not_are_passed_over() {
         .env("SSH_ASKPASS", &ask)
         .env("SSH_ASKPASS_REQUIRE", "force"));
     log_in(&sshd, &credentials(&agent.socket)).await.unwrap();
-    assert_eq!((accepted("ED25519"), accepted("RSA")), (0, 2));
+    accepted((0, 2));
     run(ssh_add(&agent.socket, &["-X"])
         .env("SSH_ASKPASS", &ask)
         .env("SSH_ASKPASS_REQUIRE", "force"));
     log_in(&sshd, &credentials(&agent.socket)).await.unwrap();
-    assert_eq!((accepted("ED25519"), accepted("RSA")), (1, 2));
+    accepted((1, 2));
     // It takes connections and says nothing: not for as long as a login may take.
     let silent = sshd.path().join("silent");
     let _listener = UnixListener::bind(&silent).unwrap();
@@ -244,7 +240,7 @@ async fn agents_that_will_not_are_passed_over() {
     log_in(&sshd, &credentials(&sshd.path().join("config")))
         .await
         .unwrap();
-    assert_eq!((accepted("ED25519"), accepted("RSA")), (1, 4));
+    accepted((1, 4));
 }
 
 /// An agent with keys that no server knows.
@@ -261,6 +257,16 @@ async fn agent_of_strangers(sshd: &Sshd, count: usize) -> Option<Agent> {
     Some(agent)
 }
 
+/// How often an Ed25519 key was accepted, and how often an RSA key.
+fn logins(sshd: &Sshd) -> (usize, usize) {
+    let log = sshd.log();
+    let count = |key| {
+        let is_meant = |line: &&str| line.contains("Accepted publickey") && line.contains(key);
+        log.lines().filter(is_meant).count()
+    };
+    (count("ED25519"), count("RSA"))
+}
+
 /// How often a key was refused, and how often a connection was ended for it.
 fn refusals(sshd: &Sshd) -> (usize, usize) {
     let log = sshd.log();
@@ -271,8 +277,13 @@ fn refusals(sshd: &Sshd) -> (usize, usize) {
     )
 }
 
-/// Waits for [`refusals`] to be `expected`: sshd logs what it does a little later.
+/// Waits for [`refusals`] to be `expected`.
 fn refused(sshd: &Sshd, expected: (usize, usize)) {
+    until_logged(sshd, refusals, expected);
+}
+
+/// Waits until the log shows `expected`: a process of sshd logs what another one has told us, a little later.
+fn until_logged(sshd: &Sshd, shown: impl Fn(&Sshd) -> (usize, usize), expected: (usize, usize)) {
     let log = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)
         .expect("inotify");
     inotify::add_watch(&log, sshd.log_file(), inotify::WatchFlags::MODIFY).expect("a log");
@@ -280,10 +291,10 @@ fn refused(sshd: &Sshd, expected: (usize, usize)) {
         tv_sec: 60,
         tv_nsec: 0,
     };
-    while refusals(sshd) != expected {
+    while shown(sshd) != expected {
         let mut written = [PollFd::new(&log, PollFlags::IN)];
         let count = poll(&mut written, Some(&minute)).expect("the log is waited for");
-        assert!(count > 0, "{:?}", refusals(sshd));
+        assert!(count > 0, "{:?}", shown(sshd));
         // Only the news; what was written is read next.
         let _news = rustix::io::read(&log, &mut [0; 4096]);
     }

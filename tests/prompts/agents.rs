@@ -106,6 +106,10 @@ fn an_agent_with_more_keys_than_tries_logs_in() {
     // The second one began when the first had found out.
     until("two logins are spare", || (accepted() >= 2).then_some(()));
     let before = accepted();
+    // Each connection has a process of its own, which logs when it comes to it.
+    until("what was refused is logged", || {
+        (refusals() >= 13).then_some(())
+    });
     assert_eq!(refusals(), 13, "those, and one that was pushed");
     for _ in 0..3 {
         assert_eq!(

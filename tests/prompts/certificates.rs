@@ -4,10 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::agents::Agent;
-use crate::common::have;
 use crate::common::process::Run;
 use crate::common::sshd::{Sshd, make_key};
 use crate::common::world::user;
+use crate::common::{have, until};
 use crate::far::Far;
 
 /// An sshd with a certified host key that admits whom its authority has certified, and no plain key.
@@ -106,7 +106,9 @@ fn a_certificate_logs_in_from_a_file_and_from_the_agent() {
         let before = certified.accepted();
         let nothing = ["--user", &user, "--json"];
         far.launch(&nothing, &[agent.variable()]).expect("ready");
-        assert!(certified.accepted() > before);
+        until("the login is logged", || {
+            (certified.accepted() > before).then_some(())
+        });
     }
     fs::remove_file(&in_place).expect("our own file");
     let elsewhere = elsewhere.display().to_string();

@@ -202,12 +202,9 @@ impl Vault {
         let identity = self.identity.display().to_string();
         ["--user".into(), user(), "--identity".into(), identity]
     }
+}
 
-    pub(crate) fn question(&self, path: &Path) -> String {
-        format!(
-            "[{}] passphrase for {}: ",
-            self.far.target(),
-            path.display()
-        )
-    }
+/// What is asked about an encrypted key, whichever target wants it.
+pub(crate) fn passphrase_of(path: &Path) -> String {
+    format!("[ssmshim] passphrase for {}: ", path.display())
 }

@@ -4,13 +4,13 @@ use std::fs;
 
 use crate::common::process::Run;
 use crate::common::world::user;
-use crate::far::{Vault, ssh};
+use crate::far::{Vault, passphrase_of, ssh};
 
 #[test]
 fn a_passphrase_is_asked_for_once() {
     let Some(vault) = Vault::new(&[]) else { return };
     let mut daemon = vault.serve(&[]);
-    let question = vault.question(&vault.identity);
+    let question = passphrase_of(&vault.identity);
     daemon.answer(&question, "wrong");
     daemon.expect("wrong passphrase, try again");
     daemon.answer(&question, "open sesame");
@@ -30,7 +30,7 @@ fn a_passphrase_is_asked_for_once() {
 fn what_is_typed_is_not_shown() {
     let Some(vault) = Vault::new(&[]) else { return };
     let mut daemon = vault.serve(&["--log", "trace"]);
-    daemon.answer(&vault.question(&vault.identity), "open sesame");
+    daemon.answer(&passphrase_of(&vault.identity), "open sesame");
     let shown = daemon.expect("ready: ");
     assert!(!shown.contains("sesame"), "{shown}");
     assert!(shown.contains('\n'), "the Enter key is: {shown:?}");
@@ -44,7 +44,7 @@ fn a_default_key_is_asked_for_too() {
     let path = directory.join("id_ed25519");
     fs::rename(&vault.identity, &path).expect("our own key");
     let mut daemon = vault.far.serve(&["--user", &user()]);
-    daemon.answer(&vault.question(&path), "open sesame");
+    daemon.answer(&passphrase_of(&path), "open sesame");
     daemon.ready();
     daemon.works();
 }
@@ -59,7 +59,7 @@ fn no_key_is_asked_for_that_the_target_does_not_want() {
         .ok();
     let both = format!("{}:{}", other.display(), vault.identity.display());
     let mut daemon = vault.far.serve(&["--user", &user(), "--identity", &both]);
-    daemon.answer(&vault.question(&vault.identity), "open sesame");
+    daemon.answer(&passphrase_of(&vault.identity), "open sesame");
     daemon.ready();
 }
 
@@ -84,7 +84,7 @@ fn without_a_terminal_it_is_said() {
 fn who_gives_up_ends_the_wait() {
     let Some(vault) = Vault::new(&[]) else { return };
     let mut daemon = vault.serve(&[]);
-    daemon.expect(&vault.question(&vault.identity));
+    daemon.expect(&passphrase_of(&vault.identity));
     // Ctrl-D.
     daemon.terminal().keys("\x04");
     daemon.expect("not answered");
@@ -96,7 +96,7 @@ fn who_gives_up_ends_the_wait() {
 fn ctrl_c_stops_the_daemon_while_it_asks() {
     let Some(vault) = Vault::new(&[]) else { return };
     let mut daemon = vault.serve(&[]);
-    daemon.expect(&vault.question(&vault.identity));
+    daemon.expect(&passphrase_of(&vault.identity));
     daemon.terminal().keys("\x03");
     let terminal = daemon.terminal.take().expect("it runs");
     assert_eq!(terminal.finish(), 0);

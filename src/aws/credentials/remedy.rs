@@ -3,13 +3,14 @@
 //! The SDK keeps the types of its sources' errors to itself, so some of this goes by their texts: never what is to be
 //! done, only what is said about it.
 
+use std::error::Error;
 use std::time::Duration;
 
 use aws_config::profile::{Profile, ProfileSet};
 use aws_credential_types::provider::error::CredentialsError;
 
 use super::account::{Selected, flag, list, variable};
-use super::chain::{Base, Chain};
+use super::chain::{Base, Chain, Link};
 use crate::report::one_line;
 use crate::ssm::api::{Unavailable, blames_network};
 
@@ -17,6 +18,12 @@ use crate::ssm::api::{Unavailable, blames_network};
 const QUOTED_CHARS: usize = 200;
 /// Words as long as this, of letters and digits, may be secrets.
 const SECRET_CHARS: usize = 16;
+/// Characters of a secret access key, which may begin with a slash.
+const SECRET_KEY_CHARS: usize = 40;
+/// What the SDK says of a source profile without credentials.
+const NOTHING_IN_PROFILE: &str = "did not contain credential information";
+/// What the SDK says of a process that has failed.
+const PROCESS_FAILED: &str = "exited with code ";
 
 /// A role that wants the code of `serial`, and `why` there is none.
 pub(super) fn of_need(role_arn: &str, serial: &str, selected: &Selected, why: &str) -> Unavailable {
@@ -89,7 +96,9 @@ pub(super) fn explain(
     let found = match (&error, profiles) {
         (CredentialsError::CredentialsNotLoaded(_), _) => Some(nothing(selected, profiles)),
         (_, Some(profiles)) if !selected.uses_environment() => {
-            of_profile(&told, selected, profiles, is_logged_in)
+            let of_profile = of_profile(&told, selected, profiles, is_logged_in);
+            let is_nothing = told.has(NOTHING_IN_PROFILE) || has_nothing(&error);
+            of_profile.or_else(|| is_nothing.then(|| nothing(selected, Some(profiles))))
         }
         _ => None,
     };
@@ -123,11 +132,43 @@ impl Told {
     }
 }
 
+/// Whether the source that was named, and is among the causes of `error`, has no credentials.
+fn has_nothing(error: &CredentialsError) -> bool {
+    let mut cause: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(current) = cause {
+        let found = current.downcast_ref::<CredentialsError>();
+        if let Some(CredentialsError::CredentialsNotLoaded(_)) = found {
+            return true;
+        }
+        cause = current.source();
+    }
+    false
+}
+
 /// No source has anything.
 fn nothing(selected: &Selected, profiles: Option<&ProfileSet>) -> Unavailable {
     let profiles = profiles.filter(|profiles| !profiles.is_empty());
-    let problem = match profiles.and_then(|profiles| profiles.get_profile(&selected.name)) {
-        Some(_) => format!("no AWS credentials: profile `{}` has none", selected.name),
+    let has_it = |profiles: &&ProfileSet| profiles.get_profile(&selected.name).is_some();
+    let chain = profiles
+        .filter(has_it)
+        .map(|profiles| Chain::of(profiles, &selected.name));
+    let problem = match chain {
+        Some(Ok(Chain {
+            base: Base::Source(source),
+            links,
+        })) => {
+            let profile = links.first().map_or(&selected.name, |link| &link.profile);
+            format!(
+                "no AWS credentials: profile `{profile}` has them from {source}, which has none"
+            )
+        }
+        Some(Ok(Chain {
+            base: Base::Profile(name) | Base::KeysOf(name),
+            ..
+        })) => {
+            format!("no AWS credentials: profile `{name}` has none")
+        }
+        Some(Err(_)) => format!("no AWS credentials: profile `{}` has none", selected.name),
         None => "no AWS credentials found".to_owned(),
     };
     let others = profiles.and_then(list);
@@ -155,10 +196,7 @@ fn of_profile(
         Base::Source(source) => (&selected.name, Some(source)),
     };
     // The roles come last: what STS refuses is not the fault of what is before it.
-    if let Some(link) = chain.links.last()
-        && told.has("AssumeRole")
-        && !told.is_network
-    {
+    if let Some(link) = refused_role(told, &chain.links) {
         return Some(of_denied_role(
             &link.role_arn,
             &link.profile,
@@ -192,13 +230,26 @@ fn of_profile(
         Some(Unavailable::new(
             format!(
                 "the web identity of profile `{name}` gives no credentials: {}",
-                quoted(&told.text)
+                told.message()
             ),
             format!(
                 "see whether {file} holds a valid token and the trust policy of the role names who issues it"
             ),
         ))
     }
+}
+
+/// The role that STS has refused, if that is what has happened; it names it where it does not allow it.
+fn refused_role<'a>(told: &Told, links: &'a [Link]) -> Option<&'a Link> {
+    // What comes before the roles may say the same word.
+    let is_of_base = told.has("AssumeRoleWithWebIdentity") || told.has(PROCESS_FAILED);
+    if !told.has("AssumeRole") || is_of_base || told.is_network {
+        return None;
+    }
+    let named = links.iter().filter(|link| told.has(&link.role_arn));
+    // One name may be the beginning of another.
+    let named = named.max_by_key(|link| link.role_arn.len());
+    named.or(links.last())
 }
 
 /// A machine or container that is asked for its role.
@@ -245,7 +296,7 @@ fn of_sso(told: &Told, profile: &Profile, is_logged_in: bool) -> Unavailable {
 
 fn of_process(told: &Told, profile: &Profile) -> Unavailable {
     let name = profile.name();
-    let problem = match told.text.split_once("exited with code ") {
+    let problem = match told.text.split_once(PROCESS_FAILED) {
         Some((_, rest)) => {
             let (status, words) = rest.split_once(". Stderr:").unwrap_or((rest, ""));
             let words = quoted(words);
@@ -290,7 +341,7 @@ fn is_secret(word: &str) -> bool {
         let has = |is: fn(&u8) -> bool| part.as_bytes().iter().any(is);
         part.len() >= SECRET_CHARS
             && is_base64
-            && !part.starts_with('/')
+            && (!part.starts_with('/') || part.len() == SECRET_KEY_CHARS)
             && has(u8::is_ascii_digit)
             && has(u8::is_ascii_uppercase)
     };
@@ -314,18 +365,30 @@ sso_start_url = https://corp.awsapps.com/start
 [profile admin]
 role_arn = arn:aws:iam::123456789012:role/admin
 source_profile = sso
+[profile owner]
+role_arn = arn:aws:iam::123456789012:role/admin/owner
+source_profile = admin
 [profile process]
 credential_process = fetch-credentials
+[profile over-process]
+role_arn = arn:aws:iam::123456789012:role/over
+source_profile = process
 [profile login]
 login_session = arn:aws:iam::123456789012:user/ann
 [profile web]
 role_arn = arn:aws:iam::123456789012:role/web
 web_identity_token_file = /run/token
+[profile over-web]
+role_arn = arn:aws:iam::123456789012:role/over
+source_profile = web
 [profile machine]
 role_arn = arn:aws:iam::123456789012:role/x
 credential_source = Ec2InstanceMetadata
 [profile empty]
 region = eu-west-1
+[profile over-empty]
+role_arn = arn:aws:iam::123456789012:role/over
+source_profile = empty
 ";
 
     async fn told(profile: &str, error: CredentialsError) -> String {
@@ -420,11 +483,54 @@ region = eu-west-1
                  not authorized |",
                 "trust policy",
             ),
+            // Of two roles the first, and of a role what comes before it.
+            (
+                "owner",
+                failed(
+                    "AssumeRoleError: Error { code: \"AccessDenied\", message: \"User: arn:x is not authorized to perform: \
+                     sts:AssumeRole on resource: arn:aws:iam::123456789012:role/admin\" }",
+                ),
+                "role arn:aws:iam::123456789012:role/admin of profile `admin` may not be assumed",
+                "trust policy",
+            ),
+            (
+                "owner",
+                failed("AssumeRole on resource: arn:aws:iam::123456789012:role/admin/owner"),
+                "role arn:aws:iam::123456789012:role/admin/owner of profile `owner` may not",
+                "trust policy",
+            ),
+            (
+                "over-web",
+                failed("AssumeRoleWithWebIdentityError: ExpiredTokenException"),
+                "the web identity of profile `web`",
+                "/run/token",
+            ),
+            (
+                "over-process",
+                failed(
+                    "external process exited with code exit status: 254. Stderr: AccessDenied when calling the AssumeRole \
+                     operation",
+                ),
+                "the credential_process of profile `process` failed (exit status: 254): AccessDenied",
+                "--profile process",
+            ),
             (
                 "empty",
                 CredentialsError::not_loaded("no"),
                 "no AWS credentials: profile `empty` has none |",
                 "there are: admin, empty, login,",
+            ),
+            (
+                "over-empty",
+                CredentialsError::not_loaded("no"),
+                "no AWS credentials: profile `empty` has none |",
+                "--profile NAME",
+            ),
+            (
+                "machine",
+                CredentialsError::not_loaded("no"),
+                "no AWS credentials: profile `machine` has them from Ec2InstanceMetadata, which has none |",
+                "--profile NAME",
             ),
             (
                 "empty",
@@ -443,6 +549,12 @@ region = eu-west-1
         assert_eq!(
             quoted("token eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9.x in ~/.cache/x-1/Y."),
             "token … in ~/.cache/x-1/Y"
+        );
+        assert_eq!(
+            quoted(
+                "key /JalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY of /usr/share/Corp/login2/bin/credentials-of-the-day"
+            ),
+            "key … of /usr/share/Corp/login2/bin/credentials-of-the-day"
         );
         let plain = "IMDS disabled by AWS_EC2_METADATA_DISABLED for arn:aws:iam::123456789012:role/Abcdefghijklmnop1";
         assert_eq!(quoted(plain), plain);

@@ -107,12 +107,18 @@ impl Roles {
     }
 
     /// What was had for the role at `at`, by us or by the AWS CLI, if it is still good.
-    fn valid(&self, at: usize, refused: Option<&str>) -> Option<Credentials> {
+    fn valid(&mut self, at: usize, refused: Option<&str>) -> Option<Credentials> {
         let is_good = |credentials: &Credentials| {
             !is_over(credentials) && refused != Some(credentials.access_key_id())
         };
         let own = self.memory[at].clone().filter(is_good);
-        own.or_else(|| self.cache.as_ref()?.load(&self.links[at]).filter(is_good))
+        if own.is_some() {
+            return own;
+        }
+        let kept = self.cache.as_ref()?.load(&self.links[at]);
+        let kept = kept.filter(is_good)?;
+        self.memory[at] = Some(kept.clone());
+        Some(kept)
     }
 
     async fn assume(

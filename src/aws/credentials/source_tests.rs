@@ -16,6 +16,9 @@ use crate::aws::endpoint::Service;
 use crate::aws::signed::Endpoint;
 use crate::emulator::{Emulator, Issuing, Options};
 
+/// Longer than anything here takes on a machine that is busy with other things.
+const DEADLINE: Duration = Duration::from_secs(60);
+
 /// Types the code of the emulator's devices each time it has a permit, and counts the questions.
 #[derive(Debug)]
 struct Typist {
@@ -36,9 +39,7 @@ impl Typist {
     }
 
     async fn until_asked(&self) {
-        while self.asked() == 0 {
-            tokio::task::yield_now().await;
-        }
+        until(|| self.asked() > 0).await;
     }
 }
 
@@ -51,6 +52,16 @@ impl AskCode for Typist {
             Ok(Zeroizing::new("123456".to_owned()))
         })
     }
+}
+
+/// Waits until `is_so`, which other tasks bring about.
+async fn until(is_so: impl Fn() -> bool) {
+    let so = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(DEADLINE, so).await.unwrap();
 }
 
 fn source(profile: &str, way: Way, person: Arc<Typist>) -> Source {
@@ -118,9 +129,7 @@ async fn two_regions_of_a_profile_ask_once() {
         tokio::spawn(prepare)
     });
     person.until_asked().await;
-    while !both.iter().all(Prepare::is_asking) {
-        tokio::task::yield_now().await;
-    }
+    until(|| both.iter().all(Prepare::is_asking)).await;
     person.permits.add_permits(1);
     first.await.unwrap().unwrap();
     second.await.unwrap().unwrap();
@@ -147,6 +156,24 @@ async fn a_second_role_wants_the_next_code() {
             "the next code is needed to assume arn:aws:iam::123456789012:role/mfa-1; each is accepted once",
         ]
     );
+}
+
+#[tokio::test]
+async fn what_another_has_assumed_expires_like_ones_own() {
+    let emulator = emulator(None).await;
+    let home = tempfile::tempdir().unwrap();
+    let person = Typist::new(2);
+    let [first, second] = [(), ()].map(|()| {
+        let way = roles(1, &emulator.endpoint(), home.path());
+        source("another", way, Arc::clone(&person))
+    });
+    first.prepare().await.unwrap();
+    second.prepare().await.unwrap();
+    assert_eq!(person.asked(), 1);
+    second.expire();
+    second.prepare().await.unwrap();
+    let reason = lock(&person.questions)[1].reason.clone();
+    assert!(reason.contains("have expired"), "{reason}");
 }
 
 /// As with a clock that is wrong: right codes do not help, so no more are asked for.
@@ -213,9 +240,7 @@ async fn what_has_begun_is_for_the_next_who_asks() {
     let source = source("slow", way, Typist::new(0));
     let asks = source.clone();
     let gone = tokio::spawn(async move { asks.prepare().await });
-    while slow.runs.load(Ordering::Relaxed) == 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| slow.runs.load(Ordering::Relaxed) > 0).await;
     gone.abort();
     assert!(gone.await.unwrap_err().is_cancelled());
     slow.may_go_on.notify_one();

@@ -2,11 +2,13 @@
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_ssm::error::{ProvideErrorMetadata, SdkError};
 use aws_smithy_runtime_api::http::Headers;
+use aws_smithy_types::DateTime;
+use aws_smithy_types::date_time::Format;
 use thiserror::Error;
 
 use super::super::error::{Disposition, without_full_stop};
@@ -359,7 +361,7 @@ impl Error {
             let error = service.into_err();
             let code = error.code().unwrap_or_default().to_owned();
             let source: BoxError = match error.message() {
-                Some(message) => without_full_stop(message).to_owned().into(),
+                Some(message) => spoken(message).to_owned().into(),
                 None => error.into(),
             };
             return Self::classify_answer(operation, status, retry_after, code, source);
@@ -478,13 +480,31 @@ impl From<CredentialsError> for Error {
     }
 }
 
-/// What the service says in seconds (RFC 9110, section 10.2.3), or AWS's own way in milliseconds. A
-/// date is not understood: services do not send one.
+/// The words of a service about an error, without the full stop.
+///
+/// One that does not like a signature may go on with the request as it should have been signed, the session token
+/// included: that is not for anybody to read.
+pub(crate) fn spoken(message: &str) -> &str {
+    let end = message.find("The Canonical String");
+    without_full_stop(&message[..end.unwrap_or(message.len())])
+}
+
+/// How long to wait as the service says: in AWS's own way in milliseconds, or in seconds or until a date (RFC 9110,
+/// section 10.2.3), as proxies do. A date is by the clock of who sends it, and says nothing once it is over.
 pub(crate) fn retry_after(headers: &Headers) -> Option<Duration> {
     let number = |name| headers.get(name)?.trim().parse().ok();
+    let date = |name| -> Option<SystemTime> {
+        let date = DateTime::from_str(headers.get(name)?.trim(), Format::HttpDate);
+        date.ok()?.try_into().ok()
+    };
+    let until_date = || {
+        let now = date("date").unwrap_or_else(SystemTime::now);
+        date("retry-after")?.duration_since(now).ok()
+    };
     number("x-amz-retry-after")
         .map(Duration::from_millis)
         .or_else(|| number("retry-after").map(Duration::from_secs))
+        .or_else(until_date)
 }
 
 /// The error of the credentials chain among the causes of `error`.
