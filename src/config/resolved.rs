@@ -226,11 +226,14 @@ impl Account {
     }
 }
 
-/// The name of the current user.
+/// The name of the current user: what the environment says, or where it says nothing, as in a job of cron, the
+/// password file.
 pub(crate) fn own_user() -> String {
-    let name = std::env::var("USER").ok();
-    name.filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "root".into())
+    let said = std::env::var("USER").ok();
+    said.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+        let account = crate::account::Account::current();
+        account.name.to_string_lossy().into_owned()
+    })
 }
 
 /// Whether listening on `listen` is what a careful person would mean.
