@@ -219,7 +219,7 @@ fn wrong_usage_is_status_2() {
         ),
         (
             &["serve", "i-1", "--config", "/no/such/file"],
-            "cannot read /no/such/file",
+            "cannot read /no/such/file: No such file or directory (os error 2)\nhint: `ls -l",
         ),
         (&["serve", "i-1", "--config", &config], "lisen"),
     ];

@@ -94,7 +94,13 @@ impl UsageError {
     /// What to type instead.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::File(_) => "examples/config.toml shows every key".into(),
+            Self::File(file::Error::Unreadable { path, .. }) => format!(
+                "`ls -l '{}'` shows who may read it; --config FILE names another",
+                path.display()
+            ),
+            Self::File(file::Error::Invalid { .. }) => {
+                "examples/config.toml shows every key".into()
+            }
             Self::NoTarget => {
                 "ssmshim serve i-0123456789abcdef0, or a name that `ssmshim targets` shows, or \
                 `target = …` in the configuration; without an AWS account: ssmshim demo"
