@@ -35,6 +35,7 @@
 //! `cli > doctor > daemon > server > relay > upstream > tunnel > { smux | ssm }`; `server, upstream, sshd > ssh`;
 //! `cli, daemon > target > aws > ssm > net`; `emulator > { ssm::protocol, smux, sshd }`. `tests/layering.rs` checks it.
 
+mod account;
 pub mod aws;
 pub mod cli;
 pub mod config;

@@ -219,7 +219,7 @@ fn wrong_usage_is_status_2() {
         ),
         (
             &["serve", "i-1", "--config", "/no/such/file"],
-            "cannot read /no/such/file",
+            "cannot read /no/such/file: No such file or directory (os error 2)\nhint: `ls -l",
         ),
         (&["serve", "i-1", "--config", &config], "lisen"),
     ];
@@ -247,6 +247,17 @@ fn help_and_version_are_data() {
     ] {
         let output = ssmshim(home.path(), &args).ok();
         assert!(output.text().contains("Usage: ssmshim"), "{output:?}");
+        // What all commands have comes after what is their own.
+        let options = output.text();
+        let options = options
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| line.starts_with("--"));
+        let options: Vec<_> = options.collect();
+        assert!(
+            options.ends_with(&["--log <FILTER>", "--log-format <FORMAT>"]),
+            "{options:?}"
+        );
         assert_eq!(output.stderr, "");
     }
 }

@@ -61,14 +61,15 @@ const MAP: &[(&str, &[&str])] = &[
     ),
     ("target", &["aws", "report"]),
     ("aws", &["ssm", "report"]),
-    ("sshd", &["ssh", "report"]),
+    ("sshd", &["ssh", "report", "account"]),
     ("smux", &[]),
     ("ssm", &["net"]),
     ("net", &[]),
     ("ssh", &[]),
-    ("config", &["net"]),
+    ("config", &["net", "account"]),
     ("telemetry", &[]),
     ("report", &[]),
+    ("account", &[]),
     ("peer", &[]),
 ];
 

@@ -589,10 +589,15 @@ fn the_platforms_user_is_tried_first_and_then_ones_own() {
         sshd.log().contains(&accepted).then_some(())
     });
     drop(daemon);
+    // Where the environment does not tell it, as in a job of cron, the password file does.
+    let mut environment = fleet.environment("");
+    environment.push(("USER".into(), String::new()));
+    let port = sshd.port.to_string();
+    let args = ["serve", NODE, "--ssh-port", &port, "--identity", &identity];
+    drop(Daemon::start(&fleet.path("home"), &args, &environment));
     // In EC2 it is the image's.
     let mut environment = fleet.environment("DENY.SendSSHPublicKey");
     environment.push(("USER".into(), "nobody-here".into()));
-    let port = sshd.port.to_string();
     for (target, users) in [
         (WEB, "`ubuntu`, `nobody-here`: "),
         (NODE, "`nobody-here`, `admin`, `debian`: "),

@@ -12,6 +12,9 @@ use crate::emulator::{AgentVersion, Pacing, Resend};
 use crate::net::Destination;
 use crate::telemetry;
 
+/// Where help shows what all commands have: below what is a command's own, and above `--help`.
+const AFTER_THE_OTHERS: usize = 900;
+
 /// A local SSH server that fronts AWS Systems Manager Session Manager.
 ///
 /// Start it once; ssh, scp, sftp, rsync, git and IDEs then reach a machine without an open port as
@@ -28,7 +31,8 @@ pub(super) struct Cli {
         global = true,
         value_name = "FILTER",
         env = "SSMSHIM_LOG",
-        default_value = "warn"
+        default_value = "warn",
+        display_order = AFTER_THE_OTHERS
     )]
     pub(super) log: String,
 
@@ -38,7 +42,8 @@ pub(super) struct Cli {
         global = true,
         value_name = "FORMAT",
         env = "SSMSHIM_LOG_FORMAT",
-        default_value = "text"
+        default_value = "text",
+        display_order = AFTER_THE_OTHERS
     )]
     pub(super) log_format: telemetry::Format,
 }

@@ -94,7 +94,13 @@ impl UsageError {
     /// What to type instead.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::File(_) => "examples/config.toml shows every key".into(),
+            Self::File(file::Error::Unreadable { path, .. }) => format!(
+                "`ls -l '{}'` shows who may read it; --config FILE names another",
+                path.display()
+            ),
+            Self::File(file::Error::Invalid { .. }) => {
+                "examples/config.toml shows every key".into()
+            }
             Self::NoTarget => {
                 "ssmshim serve i-0123456789abcdef0, or a name that `ssmshim targets` shows, or \
                 `target = …` in the configuration; without an AWS account: ssmshim demo"
@@ -226,11 +232,14 @@ impl Account {
     }
 }
 
-/// The name of the current user.
+/// The name of the current user: what the environment says, or where it says nothing, as in a job of cron, the
+/// password file.
 pub(crate) fn own_user() -> String {
-    let name = std::env::var("USER").ok();
-    name.filter(|name| !name.is_empty())
-        .unwrap_or_else(|| "root".into())
+    let said = std::env::var("USER").ok();
+    said.filter(|name| !name.is_empty()).unwrap_or_else(|| {
+        let account = crate::account::Account::current();
+        account.name.to_string_lossy().into_owned()
+    })
 }
 
 /// Whether listening on `listen` is what a careful person would mean.

@@ -1,11 +1,14 @@
 //! The target's sshd: what to log in with, whether it answers, who it is, and whether it lets us in.
 
 use std::future::Future;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use russh::keys::{Algorithm, PrivateKey};
+use rustix::fs::{Access, access};
+use rustix::io::Errno;
 
 use super::account::optional;
 use super::check::{Found, Subject};
@@ -123,7 +126,8 @@ pub(super) async fn examine(
     let sshd = examination.note(Subject::Sshd, sshd(&outcome, seen.is_some()), took);
     let host_key = match (sshd, seen) {
         (Ok(()), Some(seen)) => {
-            let found = host_key(&seen, outcome.as_ref().err());
+            let file = &means.config.known_hosts;
+            let found = host_key(&seen, file, outcome.as_ref().err());
             examination.note(Subject::HostKey, found, Duration::ZERO)
         }
         (Ok(()), None) => examination.skip(Subject::HostKey, Subject::Sshd),
@@ -187,14 +191,11 @@ impl Answered for crate::upstream::Transport {
     }
 }
 
-fn host_key(seen: &Seen, error: Option<&Error>) -> Found<()> {
+fn host_key(seen: &Seen, known_hosts: &Path, error: Option<&Error>) -> Found<()> {
     let print = &seen.fingerprint;
     match (seen.standing, error) {
         (Standing::Known, _) => Found::ok((), format!("{print}, known")),
-        (Standing::New, _) => Found::ok(
-            (),
-            format!("{print}, new: the first connection writes it down (accept-new)"),
-        ),
+        (Standing::New, _) => new_host_key(print, known_hosts),
         (Standing::Unchecked, _) => Found::warning(
             (),
             format!("{print}, not checked"),
@@ -207,6 +208,24 @@ fn host_key(seen: &Seen, error: Option<&Error>) -> Found<()> {
             error => failed(error),
         },
         (Standing::Refused, None) => Found::failed(format!("{print} is not accepted"), None),
+    }
+}
+
+/// A key that nobody knows: the first connection writes it down, or fails.
+fn new_host_key(print: &str, known_hosts: &Path) -> Found<()> {
+    match access(known_hosts, Access::WRITE_OK) {
+        // What is not there yet is made.
+        Ok(()) | Err(Errno::NOENT) => Found::ok(
+            (),
+            format!("{print}, new: the first connection writes it down (accept-new)"),
+        ),
+        Err(error) => {
+            let file = known_hosts.display();
+            Found::failed(
+                format!("{print}, new, and cannot be written to {file}: {error}"),
+                Some(format!("check the owner and mode of {file}")),
+            )
+        }
     }
 }
 

@@ -58,7 +58,7 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::File { path, .. } => Some(format!(
-                "check owner and mode of '{}', or name another file for the host key",
+                "check owner and mode of '{}' and of its directory, or name another file for the host key",
                 path.display()
             )),
             Self::TooOpen { path, .. } => Some(format!("chmod 600 '{}'", path.display())),

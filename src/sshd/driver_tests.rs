@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::*;
+use crate::account::Account;
 use crate::ssh::wire::{Reader, WriteExt, msg};
-use crate::sshd::account::Account;
 use crate::sshd::channel::{MAX_PACKET, Stream, WINDOW};
 
 /// What the client has sent and what it would receive.

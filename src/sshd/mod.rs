@@ -11,7 +11,6 @@
 //!                                      └── forward ── sockets, also of an agent or a display
 //! ```
 
-mod account;
 mod agent;
 pub mod channel;
 mod driver;
@@ -42,8 +41,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use self::account::Account;
 use self::driver::{Driver, Failure, Link};
+use crate::account::Account;
 use crate::ssh::auth::server::{Policy, Verdict};
 use crate::ssh::host_key::HostKey;
 use crate::ssh::transport::reason;

@@ -79,15 +79,16 @@ impl Sshd {
         self.child().id()
     }
 
-    /// The processes that serve a connection each.
+    /// The processes that serve connections. One of somebody else than root has another below it, which is what keeps
+    /// the connection.
     pub(crate) fn sessions(&self) -> Vec<Pid> {
-        let id = self.id();
-        let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
-        children
-            .unwrap_or_default()
-            .split_whitespace()
-            .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
-            .collect()
+        let mut found = below(self.id());
+        let mut next = 0;
+        while let Some(session) = found.get(next) {
+            found.extend(below(session.as_raw_nonzero().get().unsigned_abs()));
+            next += 1;
+        }
+        found
     }
 
     /// Kills every session, and waits until they are gone.
@@ -97,9 +98,7 @@ impl Sshd {
             let _gone = kill_process(pid, Signal::KILL);
         }
         until("the sessions end", || {
-            let left = self.sessions();
-            let is_left = sessions.iter().any(|pid| left.contains(pid));
-            (!is_left).then_some(())
+            sessions.iter().all(|&pid| is_over(pid)).then_some(())
         });
     }
 
@@ -140,6 +139,29 @@ impl Drop for Sshd {
         let _ = child.kill();
         let _ = child.wait();
     }
+}
+
+/// The processes of sshd that process `id` has started: no shells, nor what runs in them.
+fn below(id: u32) -> Vec<Pid> {
+    let children = fs::read_to_string(format!("/proc/{id}/task/{id}/children"));
+    let children = children.unwrap_or_default();
+    let is_sshd = |pid: &str| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name.starts_with("sshd"))
+    };
+    children
+        .split_whitespace()
+        .filter(|pid| is_sshd(pid))
+        .filter_map(|pid| Pid::from_raw(pid.parse().ok()?))
+        .collect()
+}
+
+/// Whether a process has ended, be it that nobody has asked for its status yet.
+fn is_over(pid: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero()));
+    let stat = stat.unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest);
+    state.is_none_or(|state| state.starts_with(['Z', 'X']))
 }
 
 /// Makes an unencrypted ed25519 key pair at `path` and `path.pub`.

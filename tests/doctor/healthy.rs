@@ -10,18 +10,20 @@ use crate::patient::{Patient, WEB};
 
 /// `text` without what is different in each run.
 fn filtered(patient: &Patient, text: &str) -> String {
-    let mut filtered = String::new();
+    let (user, mut filtered) = (user(), String::new());
     for line in text.lines() {
         let line = line
             .replace(&patient.text(""), "DIRECTORY/")
-            .replace(&user(), "USER")
             .replace(&patient.emulator.port().to_string(), "PORT");
         let words = line.split_inclusive(' ').map(|word| {
             let bare = word.trim_end();
             let is_random = bare.starts_with("SHA256:") || bare.starts_with("emulator-");
-            match is_random {
-                true => word.replace(bare.trim_end_matches(','), "RANDOM"),
-                false => word.to_owned(),
+            // A short name may be part of any word.
+            let is_user = bare == user;
+            match (is_random, is_user) {
+                (true, _) => word.replace(bare.trim_end_matches(','), "RANDOM"),
+                (_, true) => word.replace(bare, "USER"),
+                _ => word.to_owned(),
             }
         });
         let mut line: String = words.collect();

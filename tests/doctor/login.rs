@@ -1,6 +1,7 @@
 //! The target's sshd, its host key, and ours.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use crate::common::net::{Peer, free_port, serve};
 use crate::common::process::Run;
@@ -67,6 +68,14 @@ fn a_host_key_that_is_not_the_known_one_is_named_with_both() {
     let visit = known("").with("--strict-host-key", "yes");
     visit.fails("host-key", "is not known", "accept-new");
     assert_eq!(fs::read_to_string(&file).expect("it is there"), "");
+
+    // Root may write what nobody may.
+    if !rustix::process::geteuid().is_root() {
+        let visit = known("");
+        let mode = fs::Permissions::from_mode(0o400);
+        fs::set_permissions(&file, mode).expect("our own file");
+        visit.fails("host-key", "cannot be written to", "owner and mode");
+    }
 }
 
 #[test]

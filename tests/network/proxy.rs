@@ -22,6 +22,8 @@ pub(crate) const LOGIN: &str = "ann:open%40sesame%3A7";
 /// Squid as users and companies run it, with a password.
 pub(crate) struct Squid {
     pub(crate) port: u16,
+    /// Begins the names of its shared memory, which all users of a computer share: no two may have the same.
+    name: String,
     directory: PathBuf,
     running: Option<Running>,
 }
@@ -32,8 +34,10 @@ impl Squid {
         if !have("squid") {
             return None;
         }
+        let port = free_port();
         let squid = Self {
-            port: free_port(),
+            port,
+            name: format!("ssmshim{}port{port}", std::process::id()),
             directory: directory.join("squid"),
             running: None,
         };
@@ -101,15 +105,17 @@ impl Squid {
         let program = which("squid").expect("it was there before");
         let mut command = Command::new(program);
         command
-            .args(["-N", "-f"])
+            .args(["-N", "-n", &self.name, "-f"])
             .arg(self.directory.join("squid.conf"))
             .stdin(Stdio::null())
             .stdout(Stdio::null());
+        let log = self.directory.join("cache.log");
         let running = self.running.insert(Running::start(command));
         let port = self.port;
         until("squid", || {
             let ended = running.try_wait(std::time::Duration::ZERO);
-            assert!(ended.is_none(), "squid: {}", running.stderr());
+            let log = || fs::read_to_string(&log).unwrap_or_default();
+            assert!(ended.is_none(), "squid: {}{}", running.stderr(), log());
             TcpStream::connect(("127.0.0.1", port)).ok()
         });
     }
@@ -117,6 +123,13 @@ impl Squid {
     /// Takes it away, and every connection through it.
     pub(crate) fn stop(&mut self) {
         self.running = None;
+        // Killed, it leaves its shared memory behind.
+        for entry in fs::read_dir("/dev/shm").into_iter().flatten().flatten() {
+            let is_ours = |name: &str| name.starts_with(&format!("{}-", self.name));
+            if entry.file_name().to_str().is_some_and(is_ours) {
+                let _gone = fs::remove_file(entry.path());
+            }
+        }
     }
 
     /// A request it has written down; a tunnel is written down when it ends.
@@ -130,6 +143,12 @@ impl Squid {
                 .find(|line| line.contains(request))
                 .map(str::to_owned)
         })
+    }
+}
+
+impl Drop for Squid {
+    fn drop(&mut self) {
+        self.stop();
     }
 }
 

@@ -1,4 +1,4 @@
-//! The user this process runs as, which is who every client of the embedded server becomes.
+//! The user this process runs as, which is also who every client of the embedded server becomes.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -8,17 +8,17 @@ use std::path::PathBuf;
 
 /// What the password file says of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Account {
-    pub(super) name: OsString,
-    pub(super) home: PathBuf,
-    pub(super) shell: PathBuf,
+pub(crate) struct Account {
+    pub(crate) name: OsString,
+    pub(crate) home: PathBuf,
+    pub(crate) shell: PathBuf,
 }
 
 impl Account {
     /// The account of the effective user.
     ///
     /// Where the password file does not know it (directory services, arbitrary ids of containers), the environment tells.
-    pub(super) fn current() -> Self {
+    pub(crate) fn current() -> Self {
         let uid = rustix::process::geteuid().as_raw();
         fs::read("/etc/passwd")
             .ok()
@@ -61,7 +61,7 @@ impl Account {
     }
 
     /// The name of the shell without its directory.
-    pub(super) fn shell_name(&self) -> &OsStr {
+    pub(crate) fn shell_name(&self) -> &OsStr {
         self.shell.file_name().unwrap_or(self.shell.as_os_str())
     }
 }
