@@ -111,11 +111,12 @@ impl Entry {
     }
 }
 
+/// The oldest message, sent once more, and what was sent once more with it.
 #[derive(Debug)]
 struct Probe {
     seq: u64,
     sent_at: Instant,
-    /// Acknowledged, which leaves open whether as original or as resend.
+    /// One of them was acknowledged, which leaves open whether as original or as resend.
     is_acknowledged: bool,
 }
 
@@ -476,7 +477,9 @@ impl Outgoing {
             self.rtt.sample(now.saturating_duration_since(sent_at));
         }
         if transmissions > 1 {
-            if let Some(probe) = self.probe.as_mut().filter(|probe| probe.seq == seq) {
+            // Whichever it was: the oldest may be one of those that the peer has and says nothing of.
+            let is_probe = |probe: &&mut Probe| probe.seq == seq || probe.sent_at <= sent_at;
+            if let Some(probe) = self.probe.as_mut().filter(is_probe) {
                 probe.is_acknowledged = true;
             }
             return;
@@ -576,11 +579,19 @@ impl Outgoing {
                 let head = self.entries.front();
                 if head.is_some_and(|head| head.transmissions >= TELLING) {
                     self.wish();
+                    self.queue_telling();
                 }
                 if self.timeouts > HEAD_PROBES {
                     self.queue_next_probes();
                 }
             }
+        }
+    }
+
+    /// Adds to the probe what was wished for and is not answered: it may be all that the peer has not got.
+    fn queue_telling(&mut self) {
+        if self.once.is_some() && self.sent > 0 {
+            self.queue(self.base + self.sent as u64 - 1);
         }
     }
 

@@ -122,6 +122,27 @@ fn an_answered_probe_brings_the_rest_at_once_and_in_order() {
     assert_eq!(sent, [1, 2, 3, 4]);
 }
 
+/// The peer has the oldest and does not say so again; all others were lost.
+#[test]
+fn an_answer_to_what_is_probed_with_the_oldest_brings_the_rest_at_once() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 50);
+    drain(&mut outgoing, start);
+    let (at, sent) = loop {
+        let (at, sent) = step(&mut outgoing, start + MS * 9_000).unwrap();
+        if sent != [0] {
+            break (at, sent);
+        }
+    };
+    assert_eq!(sent, [0, 1, 2, 3]);
+    for seq in [1, 2, 3] {
+        outgoing.on_acknowledge(seq, at + MS * 20).unwrap();
+    }
+    let (_, sent) = step(&mut outgoing, at + MS * 100).unwrap();
+    assert_eq!(sent, [vec![0], (4..50).collect()].concat());
+}
+
 #[test]
 fn answers_to_originals_after_a_probe_prevent_a_needless_resend() {
     let start = Instant::now();
