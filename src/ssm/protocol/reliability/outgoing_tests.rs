@@ -270,6 +270,35 @@ fn silence_of_a_peer_that_answers_once_tells_what_it_has() {
     assert_eq!((outgoing.bytes(), outgoing.acknowledged()), (0, 8));
 }
 
+/// Each resend is lost with the peer's socket, and what is sent after it is not.
+#[test]
+fn what_silence_seemed_to_tell_is_taken_back() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    outgoing.expect_single_answers();
+    push(&mut outgoing, 2);
+    drain(&mut outgoing, start);
+    outgoing.on_acknowledge(0, start).unwrap();
+    let mut now = start;
+    for fresh in 2..2 + i64::from(SILENCES) {
+        let (at, resent) = step(&mut outgoing, now + MS * 5000).unwrap();
+        assert_eq!(resent[0], 1);
+        push(&mut outgoing, 1);
+        drain(&mut outgoing, at);
+        now = at + MS;
+        outgoing.on_acknowledge(fresh, now).unwrap();
+    }
+    // It takes up no room, and nobody waits for it.
+    assert!(outgoing.is_empty() && outgoing.bytes() == 0);
+    let (at, resent) = step(&mut outgoing, now + MS * 5000).unwrap();
+    assert_eq!((at - now, resent), (MS * 1000, vec![1]));
+    // So that there is an answer, should the resend have none.
+    assert!(outgoing.takes_wish());
+    assert_eq!(outgoing.on_acknowledge(1, at + MS), Ok(true));
+    assert_eq!(outgoing.on_acknowledge(1, at + MS), Ok(false));
+    assert_eq!(outgoing.poll_timeout(), None);
+}
+
 #[test]
 fn what_is_lost_is_not_taken_for_silence() {
     let start = Instant::now();
