@@ -303,7 +303,10 @@ fn spare_logins_survive_a_resume() {
 
 /// The worker of the session at the agent is gone, and the service does not know: it keeps the socket and the session.
 fn kill_worker(world: &World) {
+    let stopped = || world.emulator().faults("GET", "")["counters"]["agents_stopped"].as_u64();
+    let before = stopped();
     world.inject(&json!({"fault": "agent", "away_ms": 100, "silent": true}));
+    until("it is gone", || (stopped() > before).then_some(()));
 }
 
 /// The client's error, which is to be that the agent does not answer, with something to do about it.

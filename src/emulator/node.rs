@@ -94,8 +94,9 @@ impl Node {
         self.lock().agent.clone()
     }
 
-    /// Makes the embedded agent stop and come back after `away`.
+    /// Makes the embedded agent stop and come back after `away`; it counts as gone at once.
     pub(crate) fn stop_agent(&self, away: Duration) {
+        self.online.send_replace(false);
         self.stops.send_replace(away);
     }
 

@@ -268,6 +268,22 @@ impl ProvideCredentials for Failing {
     }
 }
 
+/// Each service has its own endpoint, and its own variable to name another one.
+#[test]
+fn an_endpoint_out_of_reach_is_named_with_its_variable() {
+    for (operation, variable) in [
+        (Operation::Start, "AWS_ENDPOINT_URL_SSM "),
+        (Operation::DescribeInstances, "AWS_ENDPOINT_URL_EC2 "),
+        (Operation::SendKey, "AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT "),
+        (Operation::CallerIdentity, "AWS_ENDPOINT_URL_STS "),
+        (Operation::AssumeRole, "AWS_ENDPOINT_URL_STS "),
+    ] {
+        let error = Error::unanswered(operation, "no answer");
+        let hint = error.hint().unwrap();
+        assert!(hint.contains(variable), "{hint}");
+    }
+}
+
 /// The policies of the README, which people paste.
 mod policies {
     use std::collections::BTreeSet;

@@ -63,9 +63,7 @@ impl Options {
             None => error,
         }
     }
-}
 
-impl Options {
     /// Of each SSM session.
     fn session(&self) -> ssm::Options {
         ssm::Options {

@@ -82,6 +82,8 @@ impl Agent {
         let stop = self.stop.clone();
         while let Some(away) = self.live().await {
             tracing::debug!(target_id = %self.instance_id, ?away, "the agent is away");
+            let board = &self.settings.faults;
+            board.note(|counters| counters.agents_stopped += 1);
             tokio::select! {
                 () = tokio::time::sleep(away) => {}
                 () = stop.cancelled() => return,

@@ -51,8 +51,12 @@
 //! # What stays and what happens at once
 //!
 //! A cut without `after`, `publication`, `terminate`, `network` and `agent` happen at once; `repeat`,
-//! `unready` and `headers` are switched on or off. All others are rules: they stay in force until their extent is used up or they are cleared. A rule
-//! for sessions counts in each session, end and direction by itself.
+//! `unready` and `headers` are switched on or off. All others are rules: they stay in force until their extent is used
+//! up or they are cleared. A rule for sessions counts in each session, end and direction by itself.
+//!
+//! A client believes to have a socket as soon as it has sent its opening message, to which there is no reply; a cut
+//! strikes it once that was read. Who cuts right after a start or a resume waits for `client_sockets` or `resumes` of
+//! the counters, or for `client` of the session, which tell of sockets that can be cut.
 //!
 //! # Repeating a run
 //!
@@ -261,20 +265,14 @@ impl Faults {
 
     fn stop_agents(&self, agent: &plan::Agent) {
         let is_meant = |id: &str| agent.target.as_deref().is_none_or(|target| target == id);
-        for node in self
-            .hub
-            .nodes
-            .values()
-            .filter(|node| is_meant(&node.instance.id))
-        {
+        let nodes = self.hub.nodes.values();
+        for node in nodes.filter(|node| node.instance.agent && is_meant(&node.instance.id)) {
             node.stop_agent(agent.away);
-            self.hub
-                .faults
-                .note(|counters| counters.agents_stopped += 1);
         }
         if !agent.silent {
             for session in self.hub.open_sessions() {
-                if is_meant(&session.request.target) {
+                let target = &session.request.target;
+                if self.has_agent(target) && is_meant(target) {
                     session.end(EndedBy::Agent, AGENT_STOPPED);
                 }
             }
@@ -303,7 +301,7 @@ fn describe(session: &Session) -> SessionReport {
         id: session.id.clone(),
         target: session.request.target.clone(),
         status: session.status().name().to_owned(),
-        client: session.client.is_attached(),
-        agent: session.agent.is_attached(),
+        client: session.wire(Peer::Client).is_attached(),
+        agent: session.wire(Peer::Agent).is_attached(),
     }
 }

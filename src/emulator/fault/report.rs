@@ -41,7 +41,7 @@ pub struct Counters {
     pub gateway_refused: u64,
     /// Times that connections were refused or requests left waiting.
     pub outages: u64,
-    /// Agents stopped.
+    /// Agents that have stopped: nothing is left of their sessions then.
     pub agents_stopped: u64,
     /// Messages that an agent wrote to its port twice.
     pub repeated: u64,
@@ -93,7 +93,7 @@ pub struct SessionReport {
     pub target: String,
     /// In the words of DescribeSessions.
     pub status: String,
-    /// Whether the client's data channel is open.
+    /// Whether the client's data channel is open: its opening message has come, and a cut would strike it.
     pub client: bool,
     /// Whether the agent's is.
     pub agent: bool,

@@ -207,6 +207,11 @@ impl Script {
         self.line.clear();
     }
 
+    /// Whether there is a socket.
+    pub(super) fn is_attached(&self) -> bool {
+        self.is_attached
+    }
+
     /// Cuts the socket; false when there is none.
     pub(super) fn cut(&mut self, how: Ending) -> bool {
         if self.is_attached && self.due.is_none() {

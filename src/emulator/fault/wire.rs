@@ -51,6 +51,11 @@ impl Wire {
         self.with(|script| script.on_attached(Instant::now()))
     }
 
+    /// Whether there is a socket to cut.
+    pub(super) fn is_attached(&self) -> bool {
+        self.lock().is_attached()
+    }
+
     /// Notes that `socket` is gone.
     pub(crate) fn detached(&self, socket: u64) {
         self.with(|script| script.on_detached(socket));

@@ -47,8 +47,9 @@ pub(super) async fn serve(
         version = opening.client_version,
         "data channel open"
     );
-    session.attached(peer);
+    // First of all, so that whoever is told of the socket can cut it.
     let number = session.wire(peer).attached();
+    session.attached(peer);
     announce_arrival(hub, &session, peer, number > 1);
     hub.faults.note(|counters| match peer {
         Peer::Client => {

@@ -482,6 +482,7 @@ async fn an_agent_stops_and_comes_back() {
         let answer = call(&emulator, "GetConnectionStatus", target.clone()).await;
         answer.json()["Status"].as_str().unwrap().to_owned()
     };
+    until(&emulator, |counters| counters.agents_stopped == 1).await;
     while status().await != "connected" {
         tokio::task::yield_now().await;
     }
@@ -492,9 +493,7 @@ async fn an_agent_stops_and_comes_back() {
         &emulator,
         json!({"fault": "agent", "away_ms": 100, "silent": true}),
     );
-    while status().await == "connected" {
-        tokio::task::yield_now().await;
-    }
+    until(&emulator, |counters| counters.agents_stopped == 2).await;
     client
         .reopen(&resume(&emulator, &ticket.session_id).await)
         .await;
@@ -508,6 +507,19 @@ async fn an_agent_stops_and_comes_back() {
         emulator.faults().inject(unknown),
         Err(PlanError::UnknownTarget { .. })
     ));
+    emulator.shutdown().await;
+}
+
+/// It is told that the agent is gone before anything else is told of that.
+#[tokio::test]
+async fn an_agent_that_stops_is_offline_at_once() {
+    let emulator = emulator(Pacing::Off).await;
+    let node = &emulator.hub.nodes[emulator.target()];
+    assert!(node.is_online());
+    inject(&emulator, json!({"fault": "agent", "away_ms": 3_600_000}));
+    assert!(!node.is_online());
+    let counters = until(&emulator, |counters| counters.agents_stopped == 1).await;
+    assert_eq!(counters.agent_sockets, 0);
     emulator.shutdown().await;
 }
 

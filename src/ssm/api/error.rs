@@ -82,16 +82,6 @@ impl Operation {
             _ => "Systems Manager",
         }
     }
-
-    /// The variable that names another endpoint of the service.
-    fn endpoint_variable(self) -> &'static str {
-        match self {
-            Self::DescribeInstances => "AWS_ENDPOINT_URL_EC2",
-            Self::SendKey => "AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT",
-            Self::CallerIdentity | Self::AssumeRole => "AWS_ENDPOINT_URL_STS",
-            _ => "AWS_ENDPOINT_URL_SSM",
-        }
-    }
 }
 
 impl fmt::Display for Operation {
@@ -322,14 +312,20 @@ impl Error {
             Self::Throttled { .. } => "too many calls for this account: wait a little",
             Self::InvalidRequest(_) => "check the region's name and the endpoint URL if one is set",
             Self::Network(error) => error.hint(),
-            Self::Unreachable { operation, .. } => match operation.endpoint_variable() {
-                "AWS_ENDPOINT_URL_SSM" => {
-                    "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
-                }
-                "AWS_ENDPOINT_URL_EC2" => {
+            Self::Unreachable { operation, .. } => match operation {
+                Operation::DescribeInstances => {
                     "check the network, the region's name, and AWS_ENDPOINT_URL_EC2 or AWS_ENDPOINT_URL if set"
                 }
-                _ => "check the network, the region's name, and AWS_ENDPOINT_URL if set",
+                Operation::SendKey => {
+                    "check the network, the region's name, and AWS_ENDPOINT_URL_EC2_INSTANCE_CONNECT or \
+                     AWS_ENDPOINT_URL if set"
+                }
+                Operation::CallerIdentity | Operation::AssumeRole => {
+                    "check the network, the region's name, and AWS_ENDPOINT_URL_STS or AWS_ENDPOINT_URL if set"
+                }
+                _ => {
+                    "check the network, the region's name, and AWS_ENDPOINT_URL_SSM or AWS_ENDPOINT_URL if set"
+                }
             },
             Self::SessionGone(_)
             | Self::Refused { .. }

@@ -42,7 +42,7 @@ impl FromStr for Plan {
 }
 
 /// One fault of each kind, with what it does: for help texts.
-pub const EXAMPLES: [(&str, &str); 14] = [
+pub const EXAMPLES: [(&str, &str); 15] = [
     (
         r#"{"fault": "cut", "side": "client", "how": "bye", "after": {"ms": 3600000}, "extent": "always"}"#,
         "every socket of clients is closed after an hour, as the service does",
@@ -98,6 +98,10 @@ pub const EXAMPLES: [(&str, &str); 14] = [
     (
         r#"{"fault": "headers", "short": true}"#,
         "the service's own messages have headers of 112 bytes",
+    ),
+    (
+        r#"{"fault": "clock", "ahead_seconds": 900}"#,
+        "the service's clock is another one, and refuses signatures by it",
     ),
 ];
 
@@ -601,6 +605,7 @@ mod tests {
             json!({"fault": "unready", "ms": 300}),
             json!({"fault": "unheard", "extent": {"times": 2}}),
             json!({"fault": "headers", "short": true}),
+            json!({"fault": "clock", "ahead_seconds": -900}),
         ] {
             let fault = parse(form.clone());
             let written = serde_json::to_value(fault.unwrap()).unwrap();
@@ -618,6 +623,11 @@ mod tests {
                 serde_json::to_value(fault).unwrap()["fault"].to_string()
             })
             .collect();
+        // The parser lists all that there are.
+        let problem = parse(json!({"fault": "cat"})).unwrap_err();
+        let (_, expected) = problem.split_once("expected one of ").unwrap();
+        let known = expected.split(", ").map(|kind| kind.replace('`', "\""));
+        assert_eq!(kinds, known.collect());
         assert_eq!(kinds.len(), EXAMPLES.len());
     }
 

@@ -472,6 +472,8 @@ async fn break_off(mut websocket: WebSocketStream<TcpStream>, how: Cut) {
                 reason: "Bye.".into(),
             };
             let _ = websocket.close(Some(bye)).await;
+            // To drop what has come and is unread would be a reset.
+            while let Some(Ok(_)) = websocket.next().await {}
         }
         Cut::Fin => {
             // What was not read would make a reset of it.

@@ -5,11 +5,11 @@ use crate::ssm::driver::silence::Patience;
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Surroundings with little patience.
+/// Surroundings with little patience, but enough for a machine that is busy with other things.
 fn impatient(given_up: Duration) -> Surroundings {
     Surroundings {
         patience: Patience {
-            silent: MS * 300,
+            silent: MS * 1000,
             given_up,
         },
         ..surroundings()

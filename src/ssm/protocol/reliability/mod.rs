@@ -1,6 +1,7 @@
 //! What makes the stream reliable: buffers of both directions, round trip and pace.
 
 pub mod acknowledging;
+mod doubts;
 pub mod incoming;
 pub mod outgoing;
 pub mod pacer;

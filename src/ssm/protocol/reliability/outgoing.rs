@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use thiserror::Error;
 
+use super::doubts::Doubts;
 use super::rtt::RttEstimator;
 
 /// How much may wait for acknowledgement: a full buffer refuses more, and that is back-pressure.
@@ -72,6 +73,10 @@ pub struct Outgoing {
     turn: u64,
     /// Set for a peer that acknowledges a message once and never again.
     once: Option<Once>,
+    /// What it has been found to have, as far as silence tells: neither in `entries` nor limited with them.
+    doubts: Doubts,
+    /// Whether one of them was to go last, and not something new.
+    is_turn_of_doubts: bool,
 }
 
 #[derive(Debug)]
@@ -111,11 +116,12 @@ impl Entry {
     }
 }
 
+/// The oldest message, sent once more, and what was sent once more with it.
 #[derive(Debug)]
 struct Probe {
     seq: u64,
     sent_at: Instant,
-    /// Acknowledged, which leaves open whether as original or as resend.
+    /// One of them was acknowledged, which leaves open whether as original or as resend.
     is_acknowledged: bool,
 }
 
@@ -148,10 +154,10 @@ const NEXT_PROBES: usize = 3;
 const GAP_WAIT: Duration = Duration::from_millis(20);
 /// First resend to an agent that has just completed the handshake and may not be ready yet.
 const PROMPT_WAIT: Duration = Duration::from_millis(30);
-/// Resends passed over in silence after which a peer that answers once is known to have the message.
+/// Resends passed over in silence after which a peer that answers once is taken to have the message.
 ///
-/// One is not enough: it may have been lost together with the peer's socket, of which we are not told.
-/// Three such losses on end, each with something sent after it that was not lost, do not happen.
+/// One is not enough: it may have been lost together with the peer's socket, of which we are not told. Even three may
+/// have been, by a peer that loses one socket after the other; so the message is kept, see [`Doubts`].
 const SILENCES: u32 = 3;
 /// Transmissions of a message after which its answer is rather lost than late.
 const TELLING: u32 = 3;
@@ -179,6 +185,8 @@ impl Outgoing {
             head_tick: None,
             turn: 0,
             once: None,
+            doubts: Doubts::new(limits.bytes),
+            is_turn_of_doubts: false,
         }
     }
 
@@ -205,7 +213,7 @@ impl Outgoing {
         self.entries.len()
     }
 
-    /// Whether all that was pushed has been acknowledged.
+    /// Whether all that was pushed has been acknowledged, or passed over in silence as what the peer has.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -256,9 +264,10 @@ impl Outgoing {
 
     /// Draws conclusions from silence: the peer acknowledges a message once, never again.
     ///
-    /// What it has and whose acknowledgement was lost would stay here for ever. But links keep the
+    /// What it has and whose acknowledgement was lost would take up room for ever. But links keep the
     /// order: when a message that was sent later is acknowledged, and a resend before it is not, then
-    /// that resend was a duplicate. The owner sends something new when
+    /// that resend was a duplicate, or lost with a socket. After a few the message makes room for others,
+    /// and is still sent again for a while. The owner sends something new when
     /// [`takes_wish`](Self::takes_wish) says so, since otherwise there may be nothing to acknowledge.
     pub fn expect_single_answers(&mut self) {
         self.once = Some(Once {
@@ -290,13 +299,17 @@ impl Outgoing {
             }
             self.resend.pop_front();
         }
-        self.unsent() > 0
+        self.doubts.has_transmit() || self.unsent() > 0
     }
 
-    /// The next message for the wire: resends first, then what was not sent yet.
+    /// The next message for the wire: resends first, then what was not sent yet and what is in doubt.
     pub fn transmit(&mut self, now: Instant) -> Option<(Bytes, bool)> {
         if !self.has_transmit() {
             return None;
+        }
+        if self.resend.is_empty() && self.takes_doubts_turn() {
+            self.turn += 1;
+            return Some((self.doubts.transmit(self.turn, now)?, true));
         }
         let (index, is_resend) = match self.resend.pop_front() {
             Some(seq) => (usize::try_from(seq - self.base).ok()?, true),
@@ -318,6 +331,12 @@ impl Outgoing {
         Some((entry.frame.clone()?, is_resend))
     }
 
+    /// Whether a message in doubt goes next: by turns with what is new, which is not to wait for many of them.
+    fn takes_doubts_turn(&mut self) -> bool {
+        self.is_turn_of_doubts = !self.is_turn_of_doubts || self.unsent() == 0;
+        self.is_turn_of_doubts && self.doubts.has_transmit()
+    }
+
     /// Marks everything not yet sent as sent, without sending it: what a paused agent does.
     ///
     /// Such messages leave by the resend loop only.
@@ -337,6 +356,9 @@ impl Outgoing {
     /// [`AcknowledgedUnsent`] when `seq` was never sent.
     pub fn on_acknowledge(&mut self, seq: i64, now: Instant) -> Result<bool, AcknowledgedUnsent> {
         let number = u64::try_from(seq).map_err(|_| AcknowledgedUnsent(seq))?;
+        if self.doubts.remove(number) {
+            return Ok(true);
+        }
         if number < self.base {
             return Ok(false);
         }
@@ -356,7 +378,7 @@ impl Outgoing {
         if let Some(sent_at) = entry.sent_at {
             self.learn(number, sent_at, transmissions, now);
         }
-        self.conclude_from(turn);
+        self.conclude_from(turn, now);
         while self
             .entries
             .front()
@@ -370,20 +392,23 @@ impl Outgoing {
         Ok(true)
     }
 
-    /// Forgets what a peer that answers once is known to have, now that it has acknowledged a message
-    /// first sent in `turn`.
-    fn conclude_from(&mut self, turn: u64) {
+    /// Makes room where a peer that answers once seems to have what is there, now that it has acknowledged
+    /// a message first sent in `turn`.
+    fn conclude_from(&mut self, turn: u64, now: Instant) {
         let Some(once) = self.once else { return };
+        self.doubts.judge(turn);
         for (seq, entry) in (self.base..).zip(self.entries.iter_mut().take(self.sent)) {
             if seq == once.first && !once.is_ready {
                 continue;
             }
             entry.note_silence(turn);
             if entry.silences >= SILENCES
+                && self.doubts.has_room()
                 && let Some(frame) = entry.frame.take()
             {
                 self.bytes -= frame.len();
                 self.acknowledged += frame.len() as u64;
+                self.doubts.add(seq, frame, now);
             }
         }
     }
@@ -413,6 +438,11 @@ impl Outgoing {
             self.queue(self.base);
             return;
         }
+        if self.doubts.handle_timeout(now)
+            && let Some(once) = &mut self.once
+        {
+            once.wants_fresh = true;
+        }
         if self.gap_at.is_some_and(|due| due <= now) {
             self.resend_overtaken(now);
         }
@@ -429,7 +459,7 @@ impl Outgoing {
             return None;
         }
         match self.strategy {
-            Strategy::Recover => [self.gap_at, self.recovery_due()]
+            Strategy::Recover => [self.gap_at, self.recovery_due(), self.doubts.poll_timeout()]
                 .into_iter()
                 .flatten()
                 .min(),
@@ -455,6 +485,7 @@ impl Outgoing {
         self.passed = None;
         self.timeouts = 0;
         self.progress_at = Some(now);
+        self.doubts.on_reconnected();
         self.resend.clear();
         let end = self.base + self.sent as u64;
         for seq in self.base..end {
@@ -476,7 +507,9 @@ impl Outgoing {
             self.rtt.sample(now.saturating_duration_since(sent_at));
         }
         if transmissions > 1 {
-            if let Some(probe) = self.probe.as_mut().filter(|probe| probe.seq == seq) {
+            // Whichever it was: the oldest may be one of those that the peer has and says nothing of.
+            let is_probe = |probe: &&mut Probe| probe.seq == seq || probe.sent_at <= sent_at;
+            if let Some(probe) = self.probe.as_mut().filter(is_probe) {
                 probe.is_acknowledged = true;
             }
             return;
@@ -576,11 +609,19 @@ impl Outgoing {
                 let head = self.entries.front();
                 if head.is_some_and(|head| head.transmissions >= TELLING) {
                     self.wish();
+                    self.queue_telling();
                 }
                 if self.timeouts > HEAD_PROBES {
                     self.queue_next_probes();
                 }
             }
+        }
+    }
+
+    /// Adds to the probe what was wished for and is not answered: it may be all that the peer has not got.
+    fn queue_telling(&mut self) {
+        if self.once.is_some() && self.sent > 0 {
+            self.queue(self.base + self.sent as u64 - 1);
         }
     }
 

@@ -122,6 +122,27 @@ fn an_answered_probe_brings_the_rest_at_once_and_in_order() {
     assert_eq!(sent, [1, 2, 3, 4]);
 }
 
+/// The peer has the oldest and does not say so again; all others were lost.
+#[test]
+fn an_answer_to_what_is_probed_with_the_oldest_brings_the_rest_at_once() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    push(&mut outgoing, 50);
+    drain(&mut outgoing, start);
+    let (at, sent) = loop {
+        let (at, sent) = step(&mut outgoing, start + MS * 9_000).unwrap();
+        if sent != [0] {
+            break (at, sent);
+        }
+    };
+    assert_eq!(sent, [0, 1, 2, 3]);
+    for seq in [1, 2, 3] {
+        outgoing.on_acknowledge(seq, at + MS * 20).unwrap();
+    }
+    let (_, sent) = step(&mut outgoing, at + MS * 100).unwrap();
+    assert_eq!(sent, [vec![0], (4..50).collect()].concat());
+}
+
 #[test]
 fn answers_to_originals_after_a_probe_prevent_a_needless_resend() {
     let start = Instant::now();
@@ -247,6 +268,35 @@ fn silence_of_a_peer_that_answers_once_tells_what_it_has() {
     }
     assert!(outgoing.is_empty());
     assert_eq!((outgoing.bytes(), outgoing.acknowledged()), (0, 8));
+}
+
+/// Each resend is lost with the peer's socket, and what is sent after it is not.
+#[test]
+fn what_silence_seemed_to_tell_is_taken_back() {
+    let start = Instant::now();
+    let mut outgoing = outgoing(Strategy::Recover);
+    outgoing.expect_single_answers();
+    push(&mut outgoing, 2);
+    drain(&mut outgoing, start);
+    outgoing.on_acknowledge(0, start).unwrap();
+    let mut now = start;
+    for fresh in 2..2 + i64::from(SILENCES) {
+        let (at, resent) = step(&mut outgoing, now + MS * 5000).unwrap();
+        assert_eq!(resent[0], 1);
+        push(&mut outgoing, 1);
+        drain(&mut outgoing, at);
+        now = at + MS;
+        outgoing.on_acknowledge(fresh, now).unwrap();
+    }
+    // It takes up no room, and nobody waits for it.
+    assert!(outgoing.is_empty() && outgoing.bytes() == 0);
+    let (at, resent) = step(&mut outgoing, now + MS * 5000).unwrap();
+    assert_eq!((at - now, resent), (MS * 1000, vec![1]));
+    // So that there is an answer, should the resend have none.
+    assert!(outgoing.takes_wish());
+    assert_eq!(outgoing.on_acknowledge(1, at + MS), Ok(true));
+    assert_eq!(outgoing.on_acknowledge(1, at + MS), Ok(false));
+    assert_eq!(outgoing.poll_timeout(), None);
 }
 
 #[test]
