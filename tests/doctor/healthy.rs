@@ -25,7 +25,7 @@ fn filtered(patient: &Patient, text: &str) -> String {
             }
         });
         let mut line: String = words.collect();
-        for check in ["round-trip", "download", "upload", "sshd"] {
+        for check in ["clock", "sshd", "round-trip", "download", "upload"] {
             if let Some(start) = line.strip_prefix(&format!("ok       {check} ")) {
                 let gap = start.len() - start.trim_start().len();
                 line = format!("ok       {check} {}FIGURES", " ".repeat(gap));
@@ -66,7 +66,7 @@ skipped  ssm-tls                      because http://127.0.0.1:PORT is plain
 skipped  ssmmessages-dns              because 127.0.0.1 is an address
 ok       ssmmessages-tcp              connected to 127.0.0.1:PORT
 skipped  ssmmessages-tls              because http://127.0.0.1:PORT is plain
-ok       clock                        within 1 s of the service's
+ok       clock                        FIGURES
 ok       identity                     arn:aws:iam::000000000000:user/emulator in account 000000000000
 ok       DescribeInstanceInformation  allowed
 ok       DescribeInstances            allowed: machines have names
@@ -91,7 +91,7 @@ ok       upload                       FIGURES
 ssh would work
 "
     );
-    assert_eq!(patient.sessions(), [] as [serde_json::Value; 0]);
+    assert!(patient.sessions().is_empty());
     // The same as JSON; nothing of it is asserted twice.
     let report = patient.visit(WEB).report();
     assert_eq!(report.lines.len(), 33, "{report}");
@@ -116,7 +116,7 @@ ssh would work
 /// The SSM session is ended when the examination is given up, wherever that is.
 #[test]
 fn a_signal_leaves_nothing_behind() {
-    let Some(patient) = Patient::new() else {
+    let Some(patient) = Patient::with_endless_commands() else {
         return;
     };
     for (check, signal) in [
@@ -130,7 +130,7 @@ fn a_signal_leaves_nothing_behind() {
         running.signal(signal);
         let status = running.wait(crate::common::DEADLINE);
         assert_eq!(code(status), 1, "{check}: {}", running.stderr());
-        assert_eq!(patient.sessions(), [] as [serde_json::Value; 0], "{check}");
+        assert!(patient.sessions().is_empty(), "{check}");
     }
 }
 
