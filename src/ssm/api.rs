@@ -204,6 +204,14 @@ impl Ssm {
         &self.region
     }
 
+    /// What `aws` and `ssmshim` have to be told, in any shell, to mean the same account and region:
+    /// ` --profile work --region eu-central-1`.
+    pub fn flags(&self) -> String {
+        let preparation = self.preparation.as_ref();
+        let profile = preparation.map(|preparation| preparation.profile_flag());
+        format!("{} --region {}", profile.unwrap_or_default(), self.region)
+    }
+
     /// Waits until there are credentials, and has a person asked where that takes one.
     ///
     /// To be called before the clock of anything runs that calls; [`turn`](Self::turn) does it itself.
