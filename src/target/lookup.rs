@@ -61,6 +61,7 @@ pub async fn resolve(aws: &Aws, wanted: &str) -> Result<Machine, Error> {
             wanted,
             region,
             account: lookup.account().await,
+            flags: aws.ssm().flags(),
         }),
         found => found,
     }
@@ -145,7 +146,9 @@ impl Lookup<'_> {
                 Ok(true) => Ok(Machine::unknown(text)),
                 Ok(false) => Err(Error::Offline {
                     title: text.to_owned(),
-                    is_container: matches!(id, Id::Container(_)),
+                    task: id
+                        .task()
+                        .map(|(cluster, task)| self.describe_task(cluster, task)),
                     last_ping: None,
                 }),
                 Err(error) => Err(self.failed(error)),
@@ -175,6 +178,7 @@ impl Lookup<'_> {
             wanted: text.to_owned(),
             region: self.aws.region().to_owned(),
             account: None,
+            flags: String::new(),
         })
     }
 
@@ -259,6 +263,7 @@ impl Lookup<'_> {
                 title: machine.title(),
                 id: machine.id,
                 state,
+                flags: self.aws.ssm().flags(),
             });
         }
         if !machine.is_managed() {
@@ -272,7 +277,7 @@ impl Lookup<'_> {
         });
         Err(Error::Offline {
             title: machine.title(),
-            is_container: false,
+            task: None,
             last_ping,
         })
     }
@@ -298,6 +303,15 @@ impl Lookup<'_> {
     async fn account(&self) -> Option<String> {
         let caller = timeout(OTHERS_ASIDE, self.aws.caller_identity()).await;
         Some(caller.ok()?.ok()?.account)
+    }
+
+    /// The command that shows what is the matter with a task.
+    fn describe_task(&self, cluster: &str, task: &str) -> String {
+        format!(
+            "aws ecs describe-tasks --cluster {cluster} --tasks {task} \
+             --query 'tasks[].[lastStatus,enableExecuteCommand]'{}",
+            self.aws.ssm().flags()
+        )
     }
 
     fn failed(&self, source: aws::Error) -> Error {
