@@ -367,7 +367,7 @@ impl Ssm {
             .session_id(session_id)
             .send()
             .await
-            .map_err(|error| Error::classify(Operation::Terminate, error));
+            .map_err(|error| self.classify(Operation::Terminate, error));
         match answer {
             Ok(_) | Err(Error::SessionGone(_)) => Ok(()),
             Err(error) => Err(error),
@@ -391,7 +391,7 @@ impl Ssm {
                 .set_next_token(page)
                 .send()
                 .await
-                .map_err(|error| Error::classify(Operation::DescribeSessions, error))?;
+                .map_err(|error| self.classify(Operation::DescribeSessions, error))?;
             let sessions = answer.sessions.unwrap_or_default().into_iter();
             let ours = sessions.filter(|session| session.reason.as_deref() == Some(reason));
             found.extend(ours.filter_map(|session| session.session_id));
