@@ -1,6 +1,6 @@
 //! A set-up in which `ssh` would work, to be broken, and what the doctor says of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::common::have;
 use crate::common::net::{call, call_ssm};
 use crate::common::process::Run;
 use crate::common::sshd::Sshd;
-use crate::common::world::user;
+use crate::common::world::{serve_at, user};
 
 /// What must never be said: the secret key of [`aws_environment`] and a proxy's password.
 const SECRETS: [&str; 3] = ["wJalrXUtnFEMI", "open@sesame", "open%40sesame"];
@@ -118,11 +118,31 @@ impl Patient {
         }
     }
 
-    /// The SSM sessions that are open.
-    pub(crate) fn sessions(&self) -> Vec<Value> {
+    /// A daemon of the same user that serves [`WEB`].
+    pub(crate) fn serve(&self) -> Daemon {
         let endpoint = self.emulator.text("endpoint");
-        let (_, answer) = call_ssm(&endpoint, "DescribeSessions", r#"{"State":"Active"}"#);
-        answer["Sessions"].as_array().cloned().unwrap_or_default()
+        serve_at(
+            self.directory.path(),
+            (&endpoint, WEB),
+            &self.sshd.port.to_string(),
+            &self.sshd.identity,
+            &[],
+        )
+    }
+
+    /// The ids of the SSM sessions that are open.
+    pub(crate) fn sessions(&self) -> BTreeSet<String> {
+        let endpoint = self.emulator.text("endpoint");
+        let (status, answer) = call_ssm(&endpoint, "DescribeSessions", r#"{"State":"Active"}"#);
+        assert_eq!(status, 200, "{answer}");
+        let sessions = answer["Sessions"].as_array().expect("a list");
+        let ids = sessions.iter().filter_map(|it| it["SessionId"].as_str());
+        ids.map(str::to_owned).collect()
+    }
+
+    /// The host keys that have been written down.
+    fn known_hosts(&self) -> Option<String> {
+        std::fs::read_to_string(self.path("home/state/ssmshim/known_hosts")).ok()
     }
 }
 
@@ -216,6 +236,8 @@ impl Visit<'_> {
     /// What the doctor says, once it is checked for what must be true of every report.
     #[track_caller]
     pub(crate) fn report(&self) -> Report {
+        let known = self.patient.known_hosts();
+        let sessions = self.patient.sessions();
         let output = self.run(&["--json"]).output();
         let text = output.text();
         let mut lines: Vec<Value> = text
@@ -235,10 +257,14 @@ impl Visit<'_> {
                 "{output:?}"
             );
         }
-        let sessions = self.patient.sessions();
-        assert!(self.leaves_sessions || sessions.is_empty(), "{sessions:?}");
-        let known = self.patient.path("home/state/ssmshim/known_hosts");
-        assert!(!known.exists(), "a host key was written down");
+        let left = self.patient.sessions();
+        assert_eq!(self.leaves_sessions, left != sessions, "{left:?}");
+        assert!(left.is_superset(&sessions), "others' sessions go on");
+        assert_eq!(
+            self.patient.known_hosts(),
+            known,
+            "host keys are not written down"
+        );
         report
     }
 
