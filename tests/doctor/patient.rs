@@ -268,7 +268,7 @@ impl Visit<'_> {
         report
     }
 
-    /// Expects that `check` fails, as the first of all, with `words` in what it says and `hint` in its remedy.
+    /// Expects that `check` fails and no other, with `words` in what it says and `hint` in its remedy.
     #[track_caller]
     pub(crate) fn fails(&self, check: &str, words: &str, hint: &str) -> Report {
         let report = self.report();
@@ -279,15 +279,12 @@ impl Visit<'_> {
         report
     }
 
-    /// Expects that `check` warns, and nothing fails.
+    /// Expects that `check` warns and no other, and that nothing fails.
     #[track_caller]
     pub(crate) fn warns(&self, check: &str, words: &str, hint: &str) -> Report {
         let report = self.report();
         assert_eq!(report.code, 0, "{report}");
-        assert!(
-            report.with("warning").contains(&check.to_owned()),
-            "{report}"
-        );
+        assert_eq!(report.with("warning"), [check], "{report}");
         report.says(check, words, hint);
         report
     }

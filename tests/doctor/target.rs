@@ -130,5 +130,12 @@ fn an_agent_is_judged_by_its_age() {
     let output = visit.run(&[]).output();
     assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
     let unlisted = visit.refused("DENY.DescribeInstanceInformation");
-    unlisted.warns("handshake", "3.0.100.0, is old", "AWS-UpdateSSMAgent");
+    let report = unlisted.report();
+    let warnings = report.with("warning");
+    assert_eq!(
+        warnings,
+        ["DescribeInstanceInformation", "handshake"],
+        "{report}"
+    );
+    report.says("handshake", "3.0.100.0, is old", "AWS-UpdateSSMAgent");
 }
