@@ -108,7 +108,7 @@ ssh would work
     assert_eq!(general.lines.len(), 17, "{general}");
     let text = patient.visit(WEB).in_general().run(&[]).ok().text();
     assert!(
-        text.ends_with("`ssmshim doctor TARGET` goes on to a machine"),
+        text.ends_with("with a TARGET it goes on to a machine"),
         "{text}"
     );
 }
