@@ -102,7 +102,7 @@ ssh would work
     assert_eq!(general.code, 0, "{general}");
     general.says(
         "DescribeInstanceInformation",
-        "6 machines in eu-central-1, 4 of them online",
+        "6 machines in eu-central-1, online: 4",
         "",
     );
     assert_eq!(general.lines.len(), 17, "{general}");
