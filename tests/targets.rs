@@ -229,8 +229,8 @@ fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
         ),
         (
             "nobody",
-            "error: no machine `nobody` in eu-central-1 of account 000000000000\nhint: `ssmshim targets` lists what is there; --region \
-             and --profile look elsewhere",
+            "error: no machine `nobody` in eu-central-1 of account 000000000000\nhint: `ssmshim targets --region eu-central-1` lists what \
+             is there; --region and --profile look elsewhere",
         ),
         (
             "i-0bbbbbbbbbbbbbbbb",
@@ -243,7 +243,7 @@ fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
         (
             STOPPED,
             "error: i-0aaaaaaaaaaaaaaa4 (batch) is stopped\nhint: aws ec2 start-instances --instance-ids \
-             i-0aaaaaaaaaaaaaaa4",
+             i-0aaaaaaaaaaaaaaa4 --region eu-central-1",
         ),
         ("batch", "error: i-0aaaaaaaaaaaaaaa4 (batch) is stopped\n"),
         (

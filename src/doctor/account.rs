@@ -216,8 +216,9 @@ async fn machines(aws: &Aws) -> Found<()> {
                 .filter(|machine| machine.ping == aws::managed::Ping::Online);
             let (online, all) = (online.count(), listed.items.len());
             let at_least = if listed.is_complete { "" } else { "at least " };
+            let machines = if all == 1 { "machine" } else { "machines" };
             let text = format!(
-                "{at_least}{all} machines in {}, {online} of them online",
+                "{at_least}{all} {machines} in {}, online: {online}",
                 aws.region()
             );
             match online {

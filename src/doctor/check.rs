@@ -118,11 +118,6 @@ impl Subject {
             Self::Upload => "upload",
         }
     }
-
-    /// Whether it is checked without a target too.
-    pub fn is_general(self) -> bool {
-        self < Self::Target
-    }
 }
 
 impl fmt::Display for Subject {
@@ -275,8 +270,6 @@ mod tests {
             Subject::ALL.is_sorted(),
             "the order of checks is that of the type"
         );
-        let mut general = Subject::ALL.iter().filter(|subject| subject.is_general());
-        assert_eq!(general.next_back(), Some(&Subject::DescribeSessions));
     }
 
     #[test]

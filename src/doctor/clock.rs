@@ -1,5 +1,6 @@
 //! The clock: signatures carry the time, and AWS takes none that is far off.
 
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use aws_smithy_types::DateTime;
@@ -45,9 +46,11 @@ async fn service_time(to: &Destination, stream: Stream) -> Option<SystemTime> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.ok()?;
         let request = Request::get("/").header(HOST, to.authority());
         let request = request.body(Empty::<Bytes>::new()).ok()?;
+        let mut answer = pin!(sender.send_request(request));
         let answer = tokio::select! {
-            answer = sender.send_request(request) => answer.ok()?,
-            _ = connection => return None,
+            answer = &mut answer => answer.ok()?,
+            // A service that hangs up after its answer has given one all the same.
+            _ = connection => answer.await.ok()?,
         };
         let date = answer.headers().get(DATE)?.to_str().ok()?;
         DateTime::from_str(date, Format::HttpDate)
@@ -98,8 +101,33 @@ fn span(off: Duration) -> String {
 mod tests {
     use std::time::UNIX_EPOCH;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
     use super::super::check::Verdict;
     use super::*;
+    use crate::net::Dialler;
+
+    #[tokio::test]
+    async fn a_service_that_hangs_up_has_told_the_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let to = Destination::new("127.0.0.1", address.port(), false);
+        let stream = Dialler::from_env().reach(&to, &[address]).await.unwrap();
+        let serve = async {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let mut request = [0; 1024];
+            let _ = tcp.read(&mut request).await.unwrap();
+            let answer = b"HTTP/1.1 404 x\r\ndate: Tue, 14 Nov 2023 22:13:20 GMT\r\n\
+                content-length: 0\r\nconnection: close\r\n\r\n";
+            tcp.write_all(answer).await.unwrap();
+        };
+        let (theirs, ()) = tokio::join!(service_time(&to, stream), serve);
+        assert_eq!(
+            theirs,
+            Some(UNIX_EPOCH + Duration::from_secs(1_700_000_000))
+        );
+    }
 
     #[test]
     fn a_clock_is_judged_by_what_aws_takes() {

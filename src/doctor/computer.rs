@@ -1,9 +1,11 @@
 //! What this computer itself has to offer: configuration, state directory, the port to listen on.
 
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, access};
+use tokio::net::TcpSocket;
 
 use super::check::{Found, Subject};
 use super::examination::{Examination, Step};
@@ -68,22 +70,36 @@ fn state_directory() -> Found<()> {
 }
 
 fn local_port(address: SocketAddr) -> Found<()> {
-    let error = match TcpListener::bind(address) {
-        Ok(_closed_again) => return Found::ok((), format!("{address} is free")),
+    let error = match bind(address) {
+        Ok(()) => return Found::ok((), format!("{address} is free")),
         Err(error) => error,
     };
-    let is_taken = error.kind() == std::io::ErrorKind::AddrInUse;
+    let is_taken = error.kind() == io::ErrorKind::AddrInUse;
     let holder = is_taken.then(|| holder_of(address)).flatten();
+    let error = ListenError::new(address, error);
     match holder {
         Some(Holder { pid, name }) if name == OURSELVES => {
             Found::ok((), format!("{OURSELVES} listens on {address} (pid {pid})"))
         }
-        holder => {
-            let error = ListenError::new(address, error);
-            let by = holder.map_or_else(String::new, |holder| {
-                format!(": {} has it (pid {})", holder.name, holder.pid)
-            });
-            Found::failed(format!("{}{by}", one_line(&error)), error.hint())
-        }
+        Some(Holder { pid, name }) => Found::failed(
+            format!("{}: {name} has it (pid {pid})", one_line(&error)),
+            Some(format!(
+                "stop that, or choose another port with --listen {}",
+                SocketAddr::new(address.ip(), 0)
+            )),
+        ),
+        None => Found::failed(one_line(&error), error.hint()),
     }
+}
+
+/// Whether one could listen on `address`. Does not: no client is to find a door that closes at once, and a `serve` that
+/// starts at this moment gets the port.
+fn bind(address: SocketAddr) -> io::Result<()> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // As `serve` does. Who listens is in the way all the same.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)
 }

@@ -29,9 +29,14 @@ pub(super) async fn examine(
         )
         .await;
     let _: Step<()> = examination
-        .after(Subject::Agent, seen(&machine), async |machine: &Machine| {
-            agent(&machine.id, machine.agent_version.as_deref())
-        })
+        .after(
+            Subject::Agent,
+            asked,
+            async |(aws, machine): (&Aws, &Machine)| {
+                let flags = aws.ssm().flags();
+                agent(&machine.id, machine.agent_version.as_deref(), &flags)
+            },
+        )
         .await;
     machine
 }
@@ -73,12 +78,12 @@ async fn connection_status(aws: &Aws, id: &str) -> Found<()> {
 }
 
 /// What an agent of this version cannot do (protocol sheet, "Version gates").
-fn agent(id: &str, version: Option<&str>) -> Found<()> {
+fn agent(id: &str, version: Option<&str>, flags: &str) -> Found<()> {
     let Some(version) = version else {
         return Found::needless((), "the list does not tell its version; the handshake does");
     };
     let told = printable(version);
-    let update = || Some(tunnel::update(&printable(id)));
+    let update = || Some(tunnel::update(&printable(id), flags));
     if !version::agent_has_ports(version) {
         return Found::failed(
             format!("{told} is too old: before 2.3.672.0 it connects to no port"),
@@ -127,7 +132,7 @@ mod tests {
             (Some("nonsense"), Verdict::Failed),
             (None, Verdict::Skipped),
         ] {
-            let found = agent("i-1", version);
+            let found = agent("i-1", version, "");
             assert_eq!(found.verdict, verdict, "{version:?}");
             let has_remedy = found.remedy.is_some();
             assert_eq!(

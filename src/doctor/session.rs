@@ -48,7 +48,7 @@ pub(super) async fn examine(
             };
             match lack {
                 Some(lack) => {
-                    let remedy = tunnel::update(tunnel.target());
+                    let remedy = tunnel::update(tunnel.target(), &options.ssm.flags());
                     Found::warning(tunnel, format!("{text}, is old: {lack}"), Some(remedy))
                 }
                 None => Found::ok(tunnel, text),

@@ -204,6 +204,14 @@ impl Ssm {
         &self.region
     }
 
+    /// What `aws` and `ssmshim` have to be told, in any shell, to mean the same account and region:
+    /// ` --profile work --region eu-central-1`.
+    pub fn flags(&self) -> String {
+        let preparation = self.preparation.as_ref();
+        let profile = preparation.map(|preparation| preparation.profile_flag());
+        format!("{} --region {}", profile.unwrap_or_default(), self.region)
+    }
+
     /// Waits until there are credentials, and has a person asked where that takes one.
     ///
     /// To be called before the clock of anything runs that calls; [`turn`](Self::turn) does it itself.
@@ -359,7 +367,7 @@ impl Ssm {
             .session_id(session_id)
             .send()
             .await
-            .map_err(|error| Error::classify(Operation::Terminate, error));
+            .map_err(|error| self.classify(Operation::Terminate, error));
         match answer {
             Ok(_) | Err(Error::SessionGone(_)) => Ok(()),
             Err(error) => Err(error),
@@ -383,7 +391,7 @@ impl Ssm {
                 .set_next_token(page)
                 .send()
                 .await
-                .map_err(|error| Error::classify(Operation::DescribeSessions, error))?;
+                .map_err(|error| self.classify(Operation::DescribeSessions, error))?;
             let sessions = answer.sessions.unwrap_or_default().into_iter();
             let ours = sessions.filter(|session| session.reason.as_deref() == Some(reason));
             found.extend(ours.filter_map(|session| session.session_id));

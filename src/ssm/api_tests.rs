@@ -1,6 +1,7 @@
 //! Answers of the service and of the network, each sorted by what is to be done about it.
 
 use std::error::Error as _;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -227,6 +228,66 @@ async fn credentials_that_never_come_are_an_error() {
     let resumed = ssm.resume_session("s", &Secret::new(String::new())).await;
     let error = resumed.unwrap_err();
     assert_eq!(error.disposition(), Disposition::Resume, "{error:?}");
+}
+
+/// Counts how often credentials are given up.
+#[derive(Debug, Default)]
+struct Renewing(AtomicU32);
+
+impl Prepare for Renewing {
+    fn prepare(&self) -> Prepared<'_> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn is_asking(&self) -> bool {
+        false
+    }
+
+    fn expire(&self) -> String {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        "log in again".to_owned()
+    }
+
+    fn profile_flag(&self) -> String {
+        " --profile work".to_owned()
+    }
+}
+
+#[tokio::test]
+async fn credentials_that_have_expired_are_not_used_again() {
+    const EXPIRED: &str = "HTTP/1.1 400 x\r\ncontent-length: 34\r\nconnection: close\r\n\r\n\
+        {\"__type\":\"ExpiredTokenException\"}";
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let renewing = Arc::new(Renewing::default());
+    let mut ssm = Ssm::new(&sdk_config(&endpoint)).unwrap();
+    ssm.preparation = Some(Arc::clone(&renewing) as _);
+    let refuse = async {
+        loop {
+            let (mut tcp, _) = listener.accept().await.unwrap();
+            let _ = tcp.read(&mut [0; 8192]).await.unwrap();
+            tcp.write_all(EXPIRED.as_bytes()).await.unwrap();
+        }
+    };
+    let url = Secret::new(String::new());
+    let calls = async {
+        [
+            ssm.start_session("i-0", None, &[], None).await.map(drop),
+            ssm.resume_session("s", &url).await.map(drop),
+            ssm.terminate_session("s").await,
+            ssm.sessions_started_for("it").await.map(drop),
+        ]
+    };
+    let outcomes = tokio::select! {
+        outcomes = calls => outcomes,
+        () = refuse => unreachable!("it goes on"),
+    };
+    for outcome in outcomes {
+        let error = outcome.unwrap_err();
+        assert_eq!(error.hint(), Some("log in again"), "{error:?}");
+    }
+    assert_eq!(renewing.0.load(Ordering::Relaxed), 4);
+    assert_eq!(ssm.flags(), " --profile work --region us-east-1");
 }
 
 #[derive(Debug)]

@@ -110,11 +110,11 @@ impl Error {
             Self::Handshake(_) | Self::LostInHandshake(_) => Some(
                 "see whether amazon-ssm-agent is up to date on the target, and what its log says",
             ),
-            Self::Closed(_) => Some("`aws ssm describe-sessions --state History` may tell more"),
             Self::Damaged { .. } => {
                 Some("something between here and the target changes messages; try another network")
             }
-            Self::Terminated => None,
+            // Where the history is known to be, that may tell more; see the tunnel's hint.
+            Self::Closed(_) | Self::Terminated => None,
         }
     }
 }

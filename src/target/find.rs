@@ -39,14 +39,16 @@ pub enum Error {
         region: String,
         /// The account that was asked, if that is known.
         account: Option<String>,
+        /// What commands are told to look there too; see [`Ssm::flags`](crate::ssm::Ssm::flags).
+        flags: String,
     },
     /// Its agent does not answer.
     #[error("{title} is not connected to Systems Manager{}", since(*last_ping))]
     Offline {
         /// The machine.
         title: String,
-        /// What the id is one of; a container is offline for reasons of its own.
-        is_container: bool,
+        /// Of a container, which is offline for reasons of its own: the command that shows them.
+        task: Option<String>,
         /// How long ago the agent was last heard of, and when that was.
         last_ping: Option<(Duration, SystemTime)>,
     },
@@ -59,6 +61,8 @@ pub enum Error {
         id: String,
         /// Its state in EC2.
         state: String,
+        /// What commands are told to find it.
+        flags: String,
     },
     /// EC2 knows the instance, Systems Manager does not.
     #[error("{title} is running, but Systems Manager does not know it")]
@@ -90,21 +94,24 @@ impl Error {
                 };
                 format!("name one by its id: {}{more}", candidates.join(", "))
             }
-            Self::Unknown { .. } => {
-                "`ssmshim targets` lists what is there; --region and --profile look elsewhere".into()
-            }
+            Self::Unknown { flags, .. } => format!(
+                "`ssmshim targets{flags}` lists what is there; --region and --profile look elsewhere"
+            ),
             Self::Offline {
-                is_container: true, ..
-            } => "see that the task runs and was started with execute command enabled \
-                  (aws ecs describe-tasks: enableExecuteCommand)"
-                .into(),
+                task: Some(command),
+                ..
+            } => format!(
+                "see that the task runs and was started with execute command enabled: {command}"
+            ),
             Self::Offline { .. } => {
                 "see that the machine runs, that amazon-ssm-agent does, and that it reaches the endpoints \
                  ssm and ssmmessages of its region"
                     .into()
             }
-            Self::NotRunning { id, state, .. } if state == "stopped" => {
-                format!("aws ec2 start-instances --instance-ids {id}")
+            Self::NotRunning {
+                id, state, flags, ..
+            } if state == "stopped" => {
+                format!("aws ec2 start-instances --instance-ids {id}{flags}")
             }
             Self::NotRunning { .. } => "wait until it runs, or choose another".into(),
             Self::NotManaged { .. } => {
@@ -144,6 +151,7 @@ pub fn find<'a>(
             wanted: wanted.to_owned(),
             region: region.to_owned(),
             account: None,
+            flags: String::new(),
         }),
         ([one], _) => Ok(one),
         (_, [one]) => Ok(one),

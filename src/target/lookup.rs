@@ -92,6 +92,7 @@ pub(super) async fn look_up(aws: &Aws, wanted: &str) -> Result<Found, Error> {
             wanted,
             region,
             account: lookup.account().await,
+            flags: aws.ssm().flags(),
         }),
         found => found,
     }
@@ -176,7 +177,9 @@ impl Lookup<'_> {
                 Ok(true) => Ok(Machine::unknown(text)),
                 Ok(false) => Err(Error::Offline {
                     title: text.to_owned(),
-                    is_container: matches!(id, Id::Container(_)),
+                    task: id
+                        .task()
+                        .map(|(cluster, task)| self.describe_task(cluster, task)),
                     last_ping: None,
                 }),
                 Err(error) => Err(self.failed(error)),
@@ -206,6 +209,7 @@ impl Lookup<'_> {
             wanted: text.to_owned(),
             region: self.aws.region().to_owned(),
             account: None,
+            flags: String::new(),
         })
     }
 
@@ -290,6 +294,7 @@ impl Lookup<'_> {
                 title: machine.title(),
                 id: machine.id,
                 state,
+                flags: self.aws.ssm().flags(),
             });
         }
         if !machine.is_managed() {
@@ -303,7 +308,7 @@ impl Lookup<'_> {
         });
         Err(Error::Offline {
             title: machine.title(),
-            is_container: false,
+            task: None,
             last_ping,
         })
     }
@@ -329,6 +334,15 @@ impl Lookup<'_> {
     async fn account(&self) -> Option<String> {
         let caller = timeout(OTHERS_ASIDE, self.aws.caller_identity()).await;
         Some(caller.ok()?.ok()?.account)
+    }
+
+    /// The command that shows what is the matter with a task.
+    fn describe_task(&self, cluster: &str, task: &str) -> String {
+        format!(
+            "aws ecs describe-tasks --cluster {cluster} --tasks {task} \
+             --query 'tasks[].[lastStatus,enableExecuteCommand]'{}",
+            self.aws.ssm().flags()
+        )
     }
 
     fn failed(&self, source: aws::Error) -> Error {

@@ -40,6 +40,15 @@ impl Id {
             Self::Instance(id) | Self::Node(id) | Self::Container(id) | Self::SageMaker(id) => id,
         }
     }
+
+    /// Cluster and task of a container.
+    pub fn task(&self) -> Option<(&str, &str)> {
+        let Self::Container(id) = self else {
+            return None;
+        };
+        let (task, _runtime) = id.strip_prefix("ecs:")?.rsplit_once('_')?;
+        task.rsplit_once('_')
+    }
 }
 
 impl Selector {
@@ -116,6 +125,17 @@ mod tests {
                 Selector::Id(id(text.into())),
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_container_is_of_a_task() {
+        for (id, task) in [
+            ("ecs:prod_0f3e_0f3e-123", Some(("prod", "0f3e"))),
+            ("ecs:my_cluster_0f3e_0f3e-123", Some(("my_cluster", "0f3e"))),
+            ("sagemaker-training-job:train_1_algo", None),
+        ] {
+            assert_eq!(parse_id(id).unwrap().task(), task, "{id}");
         }
     }
 

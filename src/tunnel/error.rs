@@ -5,10 +5,15 @@ use thiserror::Error;
 use crate::smux;
 use crate::ssm::{self, Disposition, api};
 
-/// How to bring an agent up to date, for whoever administers the machine.
-pub(crate) fn update(target: &str) -> String {
+/// How to bring the agent of `target` up to date, for whoever administers it; `flags` are those of
+/// [`Ssm::flags`](ssm::Ssm::flags).
+pub(crate) fn update(target: &str, flags: &str) -> String {
+    if !(target.starts_with("i-") || target.starts_with("mi-")) {
+        return "update the agent: it came with the image, or with what runs the container"
+            .to_owned();
+    }
     format!(
-        "update the agent: aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids {target}"
+        "update the agent: aws ssm send-command --document-name AWS-UpdateSSMAgent --instance-ids {target}{flags}"
     )
 }
 
@@ -20,6 +25,8 @@ pub enum Error {
     Session {
         /// The managed machine.
         target: String,
+        /// What commands are told to find it; see [`Ssm::flags`](ssm::Ssm::flags).
+        flags: String,
         /// Why not.
         #[source]
         source: ssm::Error,
@@ -38,6 +45,8 @@ pub enum Error {
     AgentTooOld {
         /// The managed machine.
         target: String,
+        /// What commands are told to find it.
+        flags: String,
     },
     /// The agent is from before sessions could carry several streams, and a session for one could not be
     /// started.
@@ -49,6 +58,8 @@ pub enum Error {
         target: String,
         /// The agent's version.
         version: String,
+        /// What commands are told to find it.
+        flags: String,
         /// Why not.
         #[source]
         source: ssm::Error,
@@ -66,13 +77,17 @@ pub enum Error {
 
 impl Error {
     /// A failed start; tells agents that know no ports by their own words, since nothing else names them.
-    pub(super) fn start(target: &str, source: ssm::Error) -> Self {
+    pub(super) fn start(target: &str, flags: String, source: ssm::Error) -> Self {
         let target = target.to_owned();
         match &source {
             ssm::Error::Closed(text) if text.contains("Plugin with name Port is not supported") => {
-                Self::AgentTooOld { target }
+                Self::AgentTooOld { target, flags }
             }
-            _ => Self::Session { target, source },
+            _ => Self::Session {
+                target,
+                flags,
+                source,
+            },
         }
     }
 
@@ -106,18 +121,32 @@ impl Error {
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::Session { source, .. } => source.hint().map(str::to_owned),
+            Self::Session { flags, source, .. } => hint_of(source, flags),
             Self::Absent { hint, .. } => hint.clone(),
-            Self::AgentTooOld { target } => Some(update(target)),
-            Self::Single { target, source, .. } => match source {
+            Self::AgentTooOld { target, flags } => Some(update(target, flags)),
+            Self::Single {
+                target,
+                flags,
+                source,
+                ..
+            } => match source {
                 ssm::Error::Api(api::Error::AccessDenied { .. }) => Some(format!(
                     "allow ssm:StartSession with the document AWS-StartSSHSession, or {}",
-                    update(target)
+                    update(target, flags)
                 )),
-                other => other.hint().map(str::to_owned),
+                other => hint_of(other, flags),
             },
             Self::Lost { .. } => None,
         }
+    }
+}
+
+fn hint_of(error: &ssm::Error, flags: &str) -> Option<String> {
+    match error {
+        ssm::Error::Closed(_) => Some(format!(
+            "`aws ssm describe-sessions --state History{flags}` may tell more"
+        )),
+        other => other.hint().map(str::to_owned),
     }
 }
 
@@ -129,15 +158,23 @@ mod tests {
     fn an_agent_without_ports_is_told_by_its_words() {
         let words = "Plugin with name Port is not supported by this version of ssm agent, please update to latest \
                      version. Step name: Port";
-        let error = Error::start("i-1", ssm::Error::Closed(words.to_owned()));
+        let start = |words: &str| {
+            let source = ssm::Error::Closed(words.to_owned());
+            Error::start("i-1", " --region eu-west-1".to_owned(), source)
+        };
+        let error = start(words);
         assert!(matches!(error, Error::AgentTooOld { .. }), "{error:?}");
         assert!(error.is_final());
+        assert!(error.hint().is_some_and(|hint| {
+            hint.ends_with("AWS-UpdateSSMAgent --instance-ids i-1 --region eu-west-1")
+        }));
+        let error = start("by the administrator");
+        assert!(matches!(error, Error::Session { .. }), "{error:?}");
         assert!(
             error
                 .hint()
-                .is_some_and(|hint| hint.contains("AWS-UpdateSSMAgent"))
+                .is_some_and(|hint| hint.contains("History --region eu-west-1"))
         );
-        let error = Error::start("i-1", ssm::Error::Closed("by the administrator".to_owned()));
-        assert!(matches!(error, Error::Session { .. }), "{error:?}");
+        assert!(!update("ecs:prod_0f3e_0f3e-1", "").contains("aws "));
     }
 }

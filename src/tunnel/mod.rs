@@ -53,7 +53,7 @@ pub struct Options {
 impl Options {
     /// Why no session could be started: what the service says, or a witness who knows better.
     async fn why_not(&self, source: ssm::Error) -> Error {
-        let error = Error::start(&self.target, source);
+        let error = Error::start(&self.target, self.ssm.flags(), source);
         let witness = self.witness.as_ref().filter(|_| error.is_offline());
         let Some(witness) = witness else {
             return error;
@@ -139,7 +139,8 @@ impl Tunnel {
         match &tunnel.carrier {
             // One that could not connect to the port has not told its version.
             Carrier::Single(single) if tunnel.session_id.is_some() => {
-                options.told.tell(&tunnel.target, single.version());
+                let flags = options.ssm.flags();
+                options.told.tell(&tunnel.target, single.version(), &flags);
             }
             _ => {}
         }

@@ -35,6 +35,7 @@ fn unreachable() -> Error {
 fn session_error(error: ssm::api::Error) -> Error {
     Error::Tunnel(Arc::new(tunnel::Error::Session {
         target: "i-1".into(),
+        flags: String::new(),
         source: error.into(),
     }))
 }

@@ -130,7 +130,7 @@ fn what_is_wrong_is_said_and_nothing_else() {
     assert_eq!(
         unknown,
         "error: no machine `web-7` in eu-central-1 of account 000000000000\n\
-         hint: `ssmshim targets` lists what is there; --region and --profile look elsewhere\n"
+         hint: `ssmshim targets --region eu-central-1` lists what is there; --region and --profile look elsewhere\n"
     );
     let unknown = refused(&["i-0123456789abcdef7"], 1);
     assert!(

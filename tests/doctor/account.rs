@@ -37,7 +37,11 @@ fn credentials_and_region_are_named_when_they_are_missing() {
         .env("AWS_CONFIG_FILE", &config)
         .without_env("AWS_ACCESS_KEY_ID")
         .without_env("AWS_SECRET_ACCESS_KEY")
-        .fails("credentials", "", "aws sso login --profile work");
+        .fails(
+            "credentials",
+            "nobody is logged in to SSO for profile `work`",
+            "aws sso login --profile work",
+        );
 
     for without in [
         visit().without_env("AWS_REGION"),
@@ -120,7 +124,7 @@ fn permissions_that_one_can_do_without_are_warnings() {
         ("GetConnectionStatus", "ssm:GetConnectionStatus"),
     ] {
         let visit = patient.visit(WEB).refused(&format!("DENY.{operation}"));
-        visit.warns(operation, "", hint);
+        visit.warns(operation, &format!("access denied for {operation}"), hint);
     }
     let visit = patient.visit(WEB).refused("DENY.GetCallerIdentity");
     visit.warns("identity", "cannot be told", "sts:GetCallerIdentity");

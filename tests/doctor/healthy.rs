@@ -27,7 +27,7 @@ fn filtered(patient: &Patient, text: &str) -> String {
             }
         });
         let mut line: String = words.collect();
-        for check in ["round-trip", "download", "upload", "sshd"] {
+        for check in ["clock", "sshd", "round-trip", "download", "upload"] {
             if let Some(start) = line.strip_prefix(&format!("ok       {check} ")) {
                 let gap = start.len() - start.trim_start().len();
                 line = format!("ok       {check} {}FIGURES", " ".repeat(gap));
@@ -68,7 +68,7 @@ skipped  ssm-tls                      because http://127.0.0.1:PORT is plain
 skipped  ssmmessages-dns              because 127.0.0.1 is an address
 ok       ssmmessages-tcp              connected to 127.0.0.1:PORT
 skipped  ssmmessages-tls              because http://127.0.0.1:PORT is plain
-ok       clock                        within 1 s of the service's
+ok       clock                        FIGURES
 ok       identity                     arn:aws:iam::000000000000:user/emulator in account 000000000000
 ok       DescribeInstanceInformation  allowed
 ok       DescribeInstances            allowed: machines have names
@@ -93,7 +93,7 @@ ok       upload                       FIGURES
 ssh would work
 "
     );
-    assert_eq!(patient.sessions(), [] as [serde_json::Value; 0]);
+    assert!(patient.sessions().is_empty());
     // The same as JSON; nothing of it is asserted twice.
     let report = patient.visit(WEB).report();
     assert_eq!(report.lines.len(), 33, "{report}");
@@ -104,13 +104,13 @@ ssh would work
     assert_eq!(general.code, 0, "{general}");
     general.says(
         "DescribeInstanceInformation",
-        "6 machines in eu-central-1, 4 of them online",
+        "6 machines in eu-central-1, online: 4",
         "",
     );
     assert_eq!(general.lines.len(), 17, "{general}");
     let text = patient.visit(WEB).in_general().run(&[]).ok().text();
     assert!(
-        text.ends_with("`ssmshim doctor TARGET` goes on to a machine"),
+        text.ends_with("with a TARGET it goes on to a machine"),
         "{text}"
     );
 }
@@ -118,7 +118,7 @@ ssh would work
 /// The SSM session is ended when the examination is given up, wherever that is.
 #[test]
 fn a_signal_leaves_nothing_behind() {
-    let Some(patient) = Patient::new() else {
+    let Some(patient) = Patient::with_endless_commands() else {
         return;
     };
     for (check, signal) in [
@@ -132,7 +132,7 @@ fn a_signal_leaves_nothing_behind() {
         running.signal(signal);
         let status = running.wait(crate::common::DEADLINE);
         assert_eq!(code(status), 1, "{check}: {}", running.stderr());
-        assert_eq!(patient.sessions(), [] as [serde_json::Value; 0], "{check}");
+        assert!(patient.sessions().is_empty(), "{check}");
     }
 }
 

@@ -14,6 +14,7 @@ mod front;
 mod proxy;
 
 mod account;
+mod beside;
 mod computer;
 mod healthy;
 mod login;

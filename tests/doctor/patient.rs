@@ -1,6 +1,6 @@
 //! A set-up in which `ssh` would work, to be broken, and what the doctor says of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -11,7 +11,7 @@ use crate::common::have;
 use crate::common::net::{call, call_ssm};
 use crate::common::process::Run;
 use crate::common::sshd::Sshd;
-use crate::common::world::user;
+use crate::common::world::{serve_at, user};
 
 /// What must never be said: the secret key of [`aws_environment`] and a proxy's password.
 const SECRETS: [&str; 3] = ["wJalrXUtnFEMI", "open@sesame", "open%40sesame"];
@@ -35,6 +35,16 @@ pub(crate) struct Patient {
 impl Patient {
     /// All is well; `None` where OpenSSH is missing.
     pub(crate) fn new() -> Option<Self> {
+        Self::with_sshd("")
+    }
+
+    /// One whose sshd runs `cat` whatever is asked for, so that a download does not begin before the doctor gives it
+    /// up: until then, an examination that has come so far is not over.
+    pub(crate) fn with_endless_commands() -> Option<Self> {
+        Self::with_sshd("# authorized_keys: command=\"cat\"")
+    }
+
+    fn with_sshd(configuration: &str) -> Option<Self> {
         if !have("ssh-keygen") {
             return None;
         }
@@ -42,7 +52,7 @@ impl Patient {
             .prefix("ssmshim-")
             .tempdir()
             .expect("a temporary directory");
-        let sshd = Sshd::start(&directory.path().join("sshd"))?;
+        let sshd = Sshd::start_with(&directory.path().join("sshd"), configuration)?;
         let machines = directory.path().join("machines.json");
         std::fs::write(&machines, fleet().to_string()).expect("our own directory");
         let machines = machines.display().to_string();
@@ -108,11 +118,31 @@ impl Patient {
         }
     }
 
-    /// The SSM sessions that are open.
-    pub(crate) fn sessions(&self) -> Vec<Value> {
+    /// A daemon of the same user that serves [`WEB`].
+    pub(crate) fn serve(&self) -> Daemon {
         let endpoint = self.emulator.text("endpoint");
-        let (_, answer) = call_ssm(&endpoint, "DescribeSessions", r#"{"State":"Active"}"#);
-        answer["Sessions"].as_array().cloned().unwrap_or_default()
+        serve_at(
+            self.directory.path(),
+            (&endpoint, WEB),
+            &self.sshd.port.to_string(),
+            &self.sshd.identity,
+            &[],
+        )
+    }
+
+    /// The ids of the SSM sessions that are open.
+    pub(crate) fn sessions(&self) -> BTreeSet<String> {
+        let endpoint = self.emulator.text("endpoint");
+        let (status, answer) = call_ssm(&endpoint, "DescribeSessions", r#"{"State":"Active"}"#);
+        assert_eq!(status, 200, "{answer}");
+        let sessions = answer["Sessions"].as_array().expect("a list");
+        let ids = sessions.iter().filter_map(|it| it["SessionId"].as_str());
+        ids.map(str::to_owned).collect()
+    }
+
+    /// The host keys that have been written down.
+    fn known_hosts(&self) -> Option<String> {
+        std::fs::read_to_string(self.path("home/state/ssmshim/known_hosts")).ok()
     }
 }
 
@@ -206,6 +236,8 @@ impl Visit<'_> {
     /// What the doctor says, once it is checked for what must be true of every report.
     #[track_caller]
     pub(crate) fn report(&self) -> Report {
+        let known = self.patient.known_hosts();
+        let sessions = self.patient.sessions();
         let output = self.run(&["--json"]).output();
         let text = output.text();
         let mut lines: Vec<Value> = text
@@ -225,14 +257,18 @@ impl Visit<'_> {
                 "{output:?}"
             );
         }
-        let sessions = self.patient.sessions();
-        assert!(self.leaves_sessions || sessions.is_empty(), "{sessions:?}");
-        let known = self.patient.path("home/state/ssmshim/known_hosts");
-        assert!(!known.exists(), "a host key was written down");
+        let left = self.patient.sessions();
+        assert_eq!(self.leaves_sessions, left != sessions, "{left:?}");
+        assert!(left.is_superset(&sessions), "others' sessions go on");
+        assert_eq!(
+            self.patient.known_hosts(),
+            known,
+            "host keys are not written down"
+        );
         report
     }
 
-    /// Expects that `check` fails, as the first of all, with `words` in what it says and `hint` in its remedy.
+    /// Expects that `check` fails and no other, with `words` in what it says and `hint` in its remedy.
     #[track_caller]
     pub(crate) fn fails(&self, check: &str, words: &str, hint: &str) -> Report {
         let report = self.report();
@@ -243,15 +279,12 @@ impl Visit<'_> {
         report
     }
 
-    /// Expects that `check` warns, and nothing fails.
+    /// Expects that `check` warns and no other, and that nothing fails.
     #[track_caller]
     pub(crate) fn warns(&self, check: &str, words: &str, hint: &str) -> Report {
         let report = self.report();
         assert_eq!(report.code, 0, "{report}");
-        assert!(
-            report.with("warning").contains(&check.to_owned()),
-            "{report}"
-        );
+        assert_eq!(report.with("warning"), [check], "{report}");
         report.says(check, words, hint);
         report
     }

@@ -46,6 +46,54 @@ fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
     report.says("target", WEB, "");
 }
 
+/// A person pastes them, also into another shell than this one.
+#[test]
+fn commands_name_profile_and_region() {
+    let Some(patient) = Patient::new() else {
+        return;
+    };
+    let config = patient.text("aws-config");
+    let work = "[profile work]\nregion = eu-west-1\naws_access_key_id = AKIDEXAMPLE\n\
+        aws_secret_access_key = any\n";
+    std::fs::write(&config, work).expect("our own directory");
+    let by_keys = |target: &str| patient.visit(target);
+    let by_flags = |target: &str| {
+        let visit = patient.visit(target).env("AWS_CONFIG_FILE", &config);
+        visit
+            .with("--profile", "work")
+            .with("--region", "eu-central-1")
+    };
+    let by_environment = |target: &str| {
+        let visit = patient.visit(target).env("AWS_CONFIG_FILE", &config);
+        let visit = visit.without_env("AWS_ACCESS_KEY_ID");
+        let visit = visit.without_env("AWS_SECRET_ACCESS_KEY");
+        let visit = visit.without_env("AWS_REGION");
+        visit.env("AWS_PROFILE", "work")
+    };
+    let start = format!("aws ec2 start-instances --instance-ids {STOPPED}");
+    for (visit, flags) in [
+        (by_keys(STOPPED), " --region eu-central-1"),
+        (by_flags(STOPPED), " --profile work --region eu-central-1"),
+        (
+            by_environment(STOPPED),
+            " --profile work --region eu-west-1",
+        ),
+    ] {
+        let report = visit.fails("target", "is stopped", "");
+        let remedy = report.line("target")["remedy"].clone();
+        assert_eq!(remedy, format!("{start}{flags}"));
+    }
+    let flags = "--profile work --region eu-central-1";
+    let listing = format!("`ssmshim targets {flags}`");
+    by_flags("nobody").fails("target", "no machine `nobody`", &listing);
+    let update = format!("AWS-UpdateSSMAgent --instance-ids {TOO_OLD} {flags}");
+    by_flags(TOO_OLD).fails("agent", "2.3.662.0 is too old", &update);
+    let gone = "ecs:prod_0123456789abcdef_fedcba9876543210-1";
+    let report = by_flags(gone).fails("target", "is not connected", flags);
+    let task = "aws ecs describe-tasks --cluster prod --tasks 0123456789abcdef ";
+    report.says("target", "", task);
+}
+
 /// Its id is no value for the filters of either list.
 #[test]
 fn a_container_is_on_no_list() {
@@ -82,5 +130,12 @@ fn an_agent_is_judged_by_its_age() {
     let output = visit.run(&[]).output();
     assert_eq!((output.code, output.stderr.as_str()), (0, ""), "{output:?}");
     let unlisted = visit.refused("DENY.DescribeInstanceInformation");
-    unlisted.warns("handshake", "3.0.100.0, is old", "AWS-UpdateSSMAgent");
+    let report = unlisted.report();
+    let warnings = report.with("warning");
+    assert_eq!(
+        warnings,
+        ["DescribeInstanceInformation", "handshake"],
+        "{report}"
+    );
+    report.says("handshake", "3.0.100.0, is old", "AWS-UpdateSSMAgent");
 }

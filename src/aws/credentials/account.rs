@@ -78,7 +78,11 @@ impl Selected {
 
     /// ` --profile NAME`, or nothing where the AWS CLI needs none.
     pub(super) fn flag(&self) -> String {
-        flag(&self.name)
+        match self.is_explicit && self.name == "default" {
+            // The environment may mean something else.
+            true => " --profile default".to_owned(),
+            false => flag(&self.name),
+        }
     }
 }
 

@@ -70,17 +70,21 @@ pub(super) fn of_denied_role(role_arn: &str, profile: &str, said: &str) -> Unava
 }
 
 /// How credentials are renewed that the service takes for expired.
-pub(super) fn renewal(selected: &Selected) -> Option<String> {
-    selected.uses_environment().then(|| {
-        match variable("AWS_SESSION_TOKEN") {
-            Some(_) => {
-                "AWS_SESSION_TOKEN in the environment has expired: export new ones and start again, or unset \
-                 them and name a profile, whose credentials are renewed while ssmshim runs"
-            }
-            None => "check the clock of this computer",
+pub(super) fn renewal(selected: &Selected) -> String {
+    if !selected.uses_environment() {
+        return format!(
+            "renew them, for example with `aws sso login{}`",
+            selected.flag()
+        );
+    }
+    match variable("AWS_SESSION_TOKEN") {
+        Some(_) => {
+            "AWS_SESSION_TOKEN in the environment has expired: export new ones and start again, or unset \
+             them and name a profile, whose credentials are renewed while ssmshim runs"
         }
-        .to_owned()
-    })
+        None => "check the clock of this computer",
+    }
+    .to_owned()
 }
 
 /// `error` as it is where it has the right words already, or else an [`Unavailable`].

@@ -124,9 +124,17 @@ impl Prepare for Source {
         self.0.asking.load(Ordering::Relaxed) > 0
     }
 
-    fn expire(&self) -> Option<String> {
+    fn expire(&self) -> String {
         self.0.expire();
         remedy::renewal(&self.0.selected)
+    }
+
+    fn profile_flag(&self) -> String {
+        let selected = &self.0.selected;
+        match selected.uses_environment() {
+            true => String::new(),
+            false => selected.flag(),
+        }
     }
 }
 

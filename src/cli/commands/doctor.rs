@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::super::args::ServeArgs;
 use super::super::exit::Exit;
 use super::super::output::Output;
+use super::super::table::width_of;
 use super::serve::overrides;
 use super::signals::Signals;
 use super::{fail, finish};
@@ -53,7 +54,16 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
 #[derive(Debug, Clone, Copy)]
 struct Page {
     is_coloured: bool,
+    /// Columns of the terminal, where it is one.
+    width: Option<usize>,
 }
+
+/// Of verdicts, in columns.
+const VERDICT: usize = "skipped".len();
+/// Between two columns.
+const GAP: &str = "  ";
+/// Details are not folded into less.
+const NARROWEST: usize = 24;
 
 /// Colours of verdicts (ECMA-48); they carry no meaning that the word does not.
 const RESET: &str = "\u{1b}[0m";
@@ -74,32 +84,26 @@ impl Page {
         let is_dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         Self {
             is_coloured: std::io::stdout().is_terminal() && !wants_none && !is_dumb,
+            width: width_of(std::io::stdout()),
         }
     }
 
-    /// One line, and the remedy below it where there is one.
+    /// One line, folded where it does not fit, and the remedy below it where there is one: unfolded, for who copies it.
     fn check(self, check: &Check) -> String {
-        let widths = (
-            "skipped".len(),
-            Subject::ALL
-                .iter()
-                .map(|subject| subject.name().len())
-                .max()
-                .unwrap_or_default(),
-        );
-        let word = format!("{:<1$}", check.verdict.word(), widths.0);
+        let names = Subject::ALL.iter().map(|subject| subject.name().len());
+        let names = names.max().unwrap_or_default();
+        let word = format!("{:<VERDICT$}", check.verdict.word());
         let word = match self.is_coloured {
             true => format!("{}{word}{RESET}", colour(check.verdict)),
             false => word,
         };
         let name = check.subject.name();
-        let detail = match time_of(check) {
-            Some(time) => format!("{} ({time} ms)", check.detail),
-            None => check.detail.clone(),
-        };
-        let mut text = format!("{word}  {name:<width$}  {detail}\n", width = widths.1);
+        let time = time_of(check).map(|time| format!("({time} ms)"));
+        let words = check.detail.split(' ').chain(time.as_deref());
+        let indent = VERDICT + GAP.len();
+        let detail = folded(words, indent + names + GAP.len(), self.width);
+        let mut text = format!("{word}{GAP}{name:<names$}{GAP}{detail}\n");
         if let Some(remedy) = &check.remedy {
-            let indent = widths.0 + 2;
             text.push_str(&format!("{:indent$}hint: {remedy}\n", ""));
         }
         text
@@ -115,9 +119,7 @@ impl Page {
         let mut text = String::from("\n");
         text.push_str(&match (report.is_ok(), has_target) {
             (true, true) => "ssh would work".to_owned(),
-            (true, false) => {
-                "so far all is well; `ssmshim doctor TARGET` goes on to a machine".to_owned()
-            }
+            (true, false) => "so far all is well; with a TARGET it goes on to a machine".to_owned(),
             (false, _) => format!("ssh would not work: {}", names(Verdict::Failed)),
         });
         let warnings = names(Verdict::Warning);
@@ -127,6 +129,27 @@ impl Page {
         text.push('\n');
         text
     }
+}
+
+/// `words` in lines of `width` columns that begin below each other after `indent`; in one where that leaves no room.
+fn folded<'a>(words: impl Iterator<Item = &'a str>, indent: usize, width: Option<usize>) -> String {
+    let room = width.map(|width| width.saturating_sub(indent));
+    let room = room.filter(|room| *room >= NARROWEST).unwrap_or(usize::MAX);
+    let mut folded = String::new();
+    let mut column = 0;
+    for word in words {
+        let length = word.chars().count();
+        if column > 0 && column + 1 + length > room {
+            folded.push_str(&format!("\n{:indent$}", ""));
+            column = 0;
+        } else if column > 0 {
+            folded.push(' ');
+            column += 1;
+        }
+        folded.push_str(word);
+        column += length;
+    }
+    folded
 }
 
 /// How long the check took in milliseconds, where that is worth a word and the detail has none for it.
@@ -219,15 +242,34 @@ mod tests {
 
     #[test]
     fn colour_carries_no_meaning() {
-        let plain = Page { is_coloured: false }.check(&check());
+        let page = |is_coloured| Page {
+            is_coloured,
+            width: None,
+        };
+        let plain = page(false).check(&check());
         assert_eq!(
             plain,
             "warning  agent                        3.0.1124.0 is old (12 ms)\n         hint: update it\n"
         );
-        let coloured = Page { is_coloured: true }.check(&check());
+        let coloured = page(true).check(&check());
         let stripped = coloured
             .replace(colour(Verdict::Warning), "")
             .replace(RESET, "");
         assert_eq!(stripped, plain);
+    }
+
+    #[test]
+    fn what_does_not_fit_goes_on_below() {
+        let folded = |text: &str, indent, width| folded(text.split(' '), indent, width);
+        let text = "the agent is old: it may resend for a while";
+        assert_eq!(folded(text, 4, None), text);
+        assert_eq!(folded(text, 4, Some(4 + text.len())), text);
+        assert_eq!(
+            folded(text, 4, Some(32)),
+            "the agent is old: it may\n    resend for a while"
+        );
+        assert_eq!(folded(text, 4, Some(27)), text, "too narrow");
+        let path = "/a/path/that/is/longer/than/the/room";
+        assert_eq!(folded(path, 4, Some(32)), path);
     }
 }

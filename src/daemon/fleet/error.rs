@@ -129,6 +129,7 @@ mod tests {
                 wanted: "we\u{1b}[2Jb".into(),
                 region: "eu-west-1".into(),
                 account: None,
+                flags: String::new(),
             }),
             online: (0..12).map(|n| format!("i-{n} (a\nb)")).collect(),
         };

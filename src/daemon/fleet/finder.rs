@@ -329,6 +329,7 @@ mod tests {
             wanted: "web".into(),
             region: "eu-west-1".into(),
             account: None,
+            flags: String::new(),
         };
         let unknown = Error::Unknown {
             source: Arc::new(unknown),
@@ -336,7 +337,7 @@ mod tests {
         };
         let offline = target::Error::Offline {
             title: "i-1 (web)".into(),
-            is_container: false,
+            task: None,
             last_ping: None,
         };
         let ambiguous = target::Error::Ambiguous {

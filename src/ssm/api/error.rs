@@ -336,13 +336,13 @@ impl Error {
 
     /// This error, with `renewal` for a hint if the credentials have expired.
     #[must_use]
-    pub(super) fn renewed_by(self, renewal: Option<String>) -> Self {
-        match (self, renewal) {
-            (Self::CredentialsExpired(source), Some(renewal)) => {
+    pub(super) fn renewed_by(self, renewal: String) -> Self {
+        match self {
+            Self::CredentialsExpired(source) => {
                 let unavailable = Unavailable::new(source.to_string(), renewal);
                 Self::CredentialsExpired(unavailable.into())
             }
-            (error, _) => error,
+            error => error,
         }
     }
 

@@ -61,6 +61,9 @@ pub trait Prepare: fmt::Debug + Send + Sync {
     fn is_asking(&self) -> bool;
 
     /// The service says that the credentials in use have expired, whatever they say themselves: they are not used
-    /// again. Returns how they are renewed, if that is known.
-    fn expire(&self) -> Option<String>;
+    /// again. Returns how they are renewed.
+    fn expire(&self) -> String;
+
+    /// What a command has to be told to use the same credentials: ` --profile NAME`, or nothing.
+    fn profile_flag(&self) -> String;
 }

@@ -33,7 +33,7 @@ pub struct Told(Arc<Mutex<Option<String>>>);
 
 impl Told {
     /// Tells what an agent of this version costs; once, and then at each redial only to those who look closely.
-    pub(super) fn tell(&self, target: &str, version: &str) {
+    pub(super) fn tell(&self, target: &str, version: &str, flags: &str) {
         let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if told.as_deref() == Some(version) {
             return info!(target, version, "the SSM agent is still too old");
@@ -44,7 +44,7 @@ impl Told {
             version,
             "the SSM agent is too old for several connections in a session: each takes a session of its own, and \
              longer to open, and one at most is kept ready; {}",
-            error::update(target)
+            error::update(target, flags)
         );
     }
 }
@@ -125,6 +125,7 @@ impl Single {
                 let error = Error::Single {
                     target: target.clone(),
                     version: self.version.clone(),
+                    flags: ssm.flags(),
                     source,
                 };
                 if error.is_final() {
