@@ -279,7 +279,7 @@ impl Attempt<'_> {
             port: demand.port,
             journal: journal.map(|journal| journal as _),
             witness: Some(Arc::new(Inquirer(Arc::new(wanted)))),
-            told: tunnel::Told::default(),
+            told: None,
             tracker: self.tasks.clone(),
         }
     }

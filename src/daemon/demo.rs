@@ -126,7 +126,7 @@ impl Demo {
             port: SSH_PORT,
             journal: None,
             witness: None,
-            told: tunnel::Told::default(),
+            told: Some(tunnel::Told::default()),
             tracker: TaskTracker::new(),
         };
         let fleet = Fleet::of_one(tunnel, login, HOLD);

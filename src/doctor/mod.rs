@@ -206,7 +206,7 @@ impl Doctor {
             port: config.ssh_port,
             // That it is there was seen before.
             witness: None,
-            told: tunnel::Told::default(),
+            told: None,
             tracker: self.tracker.clone(),
         }
     }

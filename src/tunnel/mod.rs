@@ -43,8 +43,9 @@ pub struct Options {
     pub journal: Option<Arc<dyn Journal>>,
     /// Is asked about the target when the service cannot start a session to it.
     pub witness: Option<Arc<dyn Witness>>,
-    /// What was told of the target's agent, over all tunnels to it.
-    pub told: Told,
+    /// What was told of the target's agent, over all tunnels to it; none where a tunnel is for one stream, to which it
+    /// does not matter what the agent lacks.
+    pub told: Option<Told>,
     /// Owns the tasks of every tunnel; to be waited for before the process exits, so that no SSM session
     /// is left behind, not even one that was still being started.
     pub tracker: TaskTracker,
@@ -139,8 +140,9 @@ impl Tunnel {
         match &tunnel.carrier {
             // One that could not connect to the port has not told its version.
             Carrier::Single(single) if tunnel.session_id.is_some() => {
-                let flags = options.ssm.flags();
-                options.told.tell(&tunnel.target, single.version(), &flags);
+                if let Some(told) = &options.told {
+                    told.tell(&tunnel.target, single.version(), &options.ssm.flags());
+                }
             }
             _ => {}
         }

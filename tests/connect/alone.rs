@@ -88,6 +88,20 @@ fn the_end_of_input_cuts_no_answer() {
     assert!(output.stdout == question, "{} bytes", output.stdout.len());
 }
 
+/// An agent that carries one connection in a session is as good as any other for who has one, and no word of it comes
+/// between those of ssh.
+#[test]
+fn an_old_agent_is_nothing_to_speak_of() {
+    let Some(near) = Near::to_agent(Way::Alone, "2.3.722.0") else {
+        return;
+    };
+    let output = near.ssh(&[], "echo works").output();
+    assert_eq!(
+        (output.text().as_str(), output.stderr.as_str()),
+        ("works", "")
+    );
+}
+
 /// Some programs do not wait for what they hand on.
 #[test]
 fn a_socket_that_does_not_wait_is_waited_for() {

@@ -23,6 +23,7 @@ use common::process::{Run, Running, read_until};
 use common::until;
 use common::world::user;
 use rustix::process::Pid;
+use ssmshim::emulator::{Options, Pacing};
 
 /// Whether there is a daemon to share with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,6 +43,16 @@ struct Near {
 impl Near {
     fn start(way: Way) -> Option<Self> {
         Self::with(way, Faulty::fast()?)
+    }
+
+    /// To an agent of this `version`.
+    fn to_agent(way: Way, version: &str) -> Option<Self> {
+        let options = Options {
+            agent_version: version.parse().expect("a version"),
+            pacing: Pacing::Off,
+            ..Options::default()
+        };
+        Self::with(way, Faulty::with(options)?)
     }
 
     fn with(way: Way, mut faulty: Faulty) -> Option<Self> {

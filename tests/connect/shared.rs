@@ -6,10 +6,8 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use ssmshim::emulator::{Options, Pacing};
 
 use crate::common::daemon::Daemon;
-use crate::common::faulty::Faulty;
 use crate::common::files::{assert_same, sha256_of};
 use crate::common::process::{Run, Running, code, read_until};
 use crate::common::world::serve_args;
@@ -172,13 +170,9 @@ fn a_daemon_that_stops_says_so() {
 /// An old agent has a session for each stream, which may not be to be had at once.
 #[test]
 fn a_stream_that_does_not_open_is_tried_again() {
-    let old = Options {
-        agent_version: "2.3.722.0".parse().expect("a version"),
-        pacing: Pacing::Off,
-        ..Options::default()
+    let Some(near) = Near::to_agent(Way::Shared, "2.3.722.0") else {
+        return;
     };
-    let near = Faulty::with(old).and_then(|faulty| Near::with(Way::Shared, faulty));
-    let Some(near) = near else { return };
     // More than the daemon may want for itself.
     near.faulty.inject(
         r#"{"fault": "api", "operation": "StartSession", "answer": {"failed": {"status": 503}}, "extent": {"times": 3}}"#,

@@ -1,6 +1,6 @@
 //! What becomes of the targets, told once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::super::output::{About, Event, Output};
@@ -101,14 +101,17 @@ impl Voice<'_> {
     }
 }
 
+/// Troubles remembered as told.
+const TOLD: usize = 8;
+
 /// Tells news of one target, and nothing twice.
 #[derive(Debug, Default)]
 pub(super) struct Teller {
     /// It has never been up.
     is_new: bool,
     is_down: bool,
-    /// What was wrong when it was told last; none once all was well.
-    told: Option<String>,
+    /// What was told to be wrong since all was well, the latest last: hindrances may take turns.
+    told: VecDeque<String>,
     /// Why somebody was not let in where others are, when it was told last.
     refused: Option<String>,
 }
@@ -116,9 +119,14 @@ pub(super) struct Teller {
 impl Teller {
     /// Whether `trouble` has not been told yet.
     pub(super) fn is_new(&mut self, trouble: &str) -> bool {
-        let is_new = self.told.as_deref() != Some(trouble);
-        self.told = Some(trouble.to_owned());
-        is_new
+        if self.told.iter().any(|told| told == trouble) {
+            return false;
+        }
+        if self.told.len() == TOLD {
+            self.told.pop_front();
+        }
+        self.told.push_back(trouble.to_owned());
+        true
     }
 
     fn tell(&mut self, news: &News, voice: &Voice<'_>) {
@@ -176,7 +184,7 @@ impl Teller {
                 }
             }
             News::Resumed { gap, attempts } => {
-                self.told = None;
+                self.told.clear();
                 output.event(&Event::Resumed {
                     about,
                     gap_seconds: seconds(*gap),
@@ -248,6 +256,18 @@ fn seconds(gap: Duration) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn troubles_that_take_turns_are_told_once_each() {
+        let mut teller = Teller::default();
+        let mut tell = |troubles: &[&str]| troubles.iter().map(|it| teller.is_new(it)).collect();
+        let told: Vec<_> = tell(&["no route", "timed out", "no route", "timed out"]);
+        assert_eq!(told, [true, true, false, false]);
+        let others: Vec<_> = (0..100).map(|n| n.to_string()).collect();
+        assert!(others.iter().all(|other| teller.is_new(other)));
+        assert_eq!(teller.told.len(), TOLD);
+        assert!(teller.is_new("no route"), "long ago");
+    }
 
     #[test]
     fn words_say_as_much_as_it_takes_to_know_the_target() {

@@ -369,7 +369,7 @@ mod tests {
                 port: link.port,
                 journal: None,
                 witness: None,
-                told: tunnel::Told::default(),
+                told: Some(tunnel::Told::default()),
                 tracker: TaskTracker::new(),
             },
             login: Login {

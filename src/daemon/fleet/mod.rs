@@ -300,7 +300,7 @@ impl Ways {
                 port: config.ssh_port,
                 journal: account.journal.clone().map(|journal| journal as _),
                 witness: Some(Arc::new(Inquirer(Arc::clone(wanted)))),
-                told: tunnel::Told::default(),
+                told: Some(tunnel::Told::default()),
                 tracker: TaskTracker::new(),
             },
             hold: config.hold,
