@@ -1,6 +1,6 @@
 //! Small TCP and Unix socket peers for the forwarding cases.
 
-use std::io::{Read, Write};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
@@ -265,4 +265,17 @@ pub(crate) fn call(port: u16, method: &str, path: &str, head: &str, body: &[u8])
     let mut answer = Vec::new();
     let _ = socket.read_to_end(&mut answer);
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// The first line that comes from `socket`, without its end: what an HTTP client asks for.
+pub(crate) fn first_line(socket: TcpStream) -> String {
+    socket
+        .set_nonblocking(false)
+        .expect("a socket can wait or not");
+    socket
+        .set_read_timeout(Some(DEADLINE))
+        .expect("a positive time");
+    let mut line = String::new();
+    BufReader::new(socket).read_line(&mut line).expect("a line");
+    line.trim_end().to_owned()
 }

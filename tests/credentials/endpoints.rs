@@ -1,22 +1,10 @@
 //! Which host roles are assumed at, by partition, FIPS, dual-stack and configuration: what a proxy is asked for tells.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 
 use crate::account::{Account, ROLES};
-use crate::common::{DEADLINE, until};
-
-fn first_line(socket: TcpStream) -> String {
-    socket
-        .set_nonblocking(false)
-        .expect("a socket can wait or not");
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("a positive time");
-    let mut line = String::new();
-    BufReader::new(socket).read_line(&mut line).expect("a line");
-    line.trim_end().to_owned()
-}
+use crate::common::net::first_line;
+use crate::common::until;
 
 /// The SDK assumes the role of `one`, we that of `coded`.
 #[test]

@@ -1,13 +1,12 @@
 //! Which host the API is, by partition, FIPS, dual-stack and configuration: what a proxy is asked for tells.
 
-use std::io::{BufRead as _, BufReader};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::path::Path;
 
 use rustix::process::Signal;
 
-use crate::common::DEADLINE;
 use crate::common::daemon::Daemon;
+use crate::common::net::first_line;
 use crate::front::file;
 
 /// The first destination that a daemon with these variables and this AWS profile asks a proxy for.
@@ -45,15 +44,6 @@ fn launch(directory: &Path, environment: &[(String, String)]) -> Daemon {
     let arguments = ["serve", "i-0123456789abcdef0", "--identity", &identity];
     let arguments = [&arguments[..], &["--json", "--listen", "127.0.0.1:0"]].concat();
     Daemon::launch(&directory.join("home"), &arguments, environment)
-}
-
-fn first_line(socket: TcpStream) -> String {
-    socket
-        .set_read_timeout(Some(DEADLINE))
-        .expect("a positive time");
-    let mut line = String::new();
-    BufReader::new(socket).read_line(&mut line).expect("a line");
-    line.trim_end().to_owned()
 }
 
 #[test]
