@@ -12,7 +12,7 @@ use aws_credential_types::provider::error::CredentialsError;
 use super::account::{Selected, flag, list, variable};
 use super::chain::{Base, Chain, Link};
 use crate::report::one_line;
-use crate::ssm::api::{Unavailable, blames_network};
+use crate::ssm::api::{Unavailable, blames_network, spoken};
 
 /// Of the words of another program.
 const QUOTED_CHARS: usize = 200;
@@ -128,7 +128,8 @@ impl Told {
     fn message(&self) -> String {
         let message = self.text.rsplit_once("message: \"").map(|(_, rest)| rest);
         let message = message.and_then(|rest| rest.split('"').next());
-        quoted(message.unwrap_or(&self.text))
+        let message = message.unwrap_or(&self.text).replace(r"\n", " ");
+        quoted(spoken(&message))
     }
 
     fn has(&self, word: &str) -> bool {
@@ -485,6 +486,15 @@ source_profile = empty
                 ),
                 "role arn:aws:iam::123456789012:role/admin of profile `admin` may not be assumed: User: arn:x is \
                  not authorized |",
+                "trust policy",
+            ),
+            (
+                "admin",
+                failed(
+                    "AssumeRoleError: Error { code: \"SignatureDoesNotMatch\", message: \"The signature does not match.\\n\\n\
+                     The Canonical String for this request should have been\\n'POST\\nx-amz-security-token:fwogzx\" }",
+                ),
+                "of profile `admin` may not be assumed: The signature does not match |",
                 "trust policy",
             ),
             // Of two roles the first, and of a role what comes before it.
