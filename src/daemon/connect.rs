@@ -150,16 +150,11 @@ where
 }
 
 /// Carries bytes through what was `found`.
-async fn carry_through<R, W, T>(
+async fn carry_through(
     found: Found,
-    local: Local<R, W, T>,
+    local: Local<impl AsyncRead + Send + Unpin, impl AsyncWrite + Send + Unpin, impl Fn(Said<'_>)>,
     stop: &CancellationToken,
-) -> Result<(), Error>
-where
-    R: AsyncRead + Send + Unpin,
-    W: AsyncWrite + Send + Unpin,
-    T: Fn(Said<'_>),
-{
+) -> Result<(), Error> {
     let Local { from, to, tell } = local;
     let (from, to) = (Input(from), Output(to));
     tell(Said::Opened);
