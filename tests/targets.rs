@@ -91,6 +91,26 @@ impl Fleet {
         let args = [&["serve", target, "--ssh-port", &port][..], extra].concat();
         Daemon::start(&self.path("home"), &args, &self.environment(refusals))
     }
+
+    /// [`Self::serve`] that nobody waits for.
+    fn launch(
+        &self,
+        sshd: &Sshd,
+        target: &str,
+        extra: &[&str],
+        environment: &[(String, String)],
+    ) -> Daemon {
+        let port = sshd.port.to_string();
+        let args = [
+            "serve",
+            target,
+            "--listen",
+            "127.0.0.1:0",
+            "--ssh-port",
+            &port,
+        ];
+        Daemon::launch(&self.path("home"), &[&args, extra].concat(), environment)
+    }
 }
 
 fn machines() -> Value {
@@ -192,21 +212,11 @@ fn what_aws_could_not_tell_at_first_is_asked_again() {
     let failing =
         json!({ "fault": "api", "answer": { "failed": { "status": 503 } }, "extent": "always" });
     fleet.emulator.inject(&failing);
-    let (port, identity) = (sshd.port.to_string(), sshd.identity.display().to_string());
-    let daemon = Daemon::launch(
-        &fleet.path("home"),
-        &[
-            "serve",
-            WEB,
-            "--listen",
-            "127.0.0.1:0",
-            "--ssh-port",
-            &port,
-            "--identity",
-            &identity,
-            "--log",
-            "info",
-        ],
+    let identity = sshd.identity.display().to_string();
+    let daemon = fleet.launch(
+        &sshd,
+        WEB,
+        &["--identity", &identity, "--log", "info"],
         &fleet.environment("DENY.SendSSHPublicKey"),
     );
     until("AWS did not tell", || {
@@ -501,7 +511,8 @@ fn a_pushed_key_logs_in_where_no_other_does() {
     );
     drop(daemon);
     // A machine that is not EC2's has no Instance Connect.
-    let output = launch(&fleet, &sshd, NODE, &login, "");
+    let daemon = fleet.launch(&sshd, NODE, &login, &fleet.environment(""));
+    let output = daemon.told("error: ");
     assert!(!output.contains("Instance Connect"), "{output}");
     assert!(output.starts_with("cannot log in to mi-"), "{output}");
 }
@@ -514,26 +525,12 @@ fn a_push_that_is_not_permitted_is_told_once() {
     };
     let useless = sshd.identity.display().to_string();
     let user = user();
-    let daemon = {
-        let port = sshd.port.to_string();
-        let args = [
-            "serve",
-            WEB,
-            "--ssh-port",
-            &port,
-            "--user",
-            &user,
-            "--identity",
-            &useless,
-            "--listen",
-            "127.0.0.1:0",
-        ];
-        Daemon::launch(
-            &fleet.path("home"),
-            &args,
-            &fleet.environment("DENY.SendSSHPublicKey"),
-        )
-    };
+    let daemon = fleet.launch(
+        &sshd,
+        WEB,
+        &["--user", &user, "--identity", &useless],
+        &fleet.environment("DENY.SendSSHPublicKey"),
+    );
     let said = daemon.told("error: ");
     assert!(said.contains("of EC2 Instance Connect"), "{said}");
     assert!(said.contains("(not available)"), "{said}");
@@ -549,25 +546,6 @@ fn a_push_that_is_not_permitted_is_told_once() {
         stderr.contains("the policy must allow ec2-instance-connect:SendSSHPublicKey"),
         "{stderr}"
     );
-}
-
-/// The error of a daemon that cannot log in.
-fn launch(fleet: &Fleet, sshd: &Sshd, target: &str, extra: &[&str], refusals: &str) -> String {
-    let port = sshd.port.to_string();
-    let args = [
-        &[
-            "serve",
-            target,
-            "--listen",
-            "127.0.0.1:0",
-            "--ssh-port",
-            &port,
-        ][..],
-        extra,
-    ]
-    .concat();
-    let daemon = Daemon::launch(&fleet.path("home"), &args, &fleet.environment(refusals));
-    daemon.told("error: ")
 }
 
 fn pushed(path: &Path) -> Vec<String> {
@@ -602,17 +580,7 @@ fn the_platforms_user_is_tried_first_and_then_ones_own() {
         (WEB, "`ubuntu`, `nobody-here`: "),
         (NODE, "`nobody-here`, `admin`, `debian`: "),
     ] {
-        let args = [
-            "serve",
-            target,
-            "--listen",
-            "127.0.0.1:0",
-            "--ssh-port",
-            &port,
-            "--identity",
-            &identity,
-        ];
-        let daemon = Daemon::launch(&fleet.path("home"), &args, &environment);
+        let daemon = fleet.launch(&sshd, target, &["--identity", &identity], &environment);
         let said = daemon.told("error: ");
         assert!(
             said.contains(&format!("the server refused user {users}")),
