@@ -1,6 +1,7 @@
 //! The demo: emulator, embedded sshd and daemon in one process, joined by nothing but loopback sockets.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,7 +93,11 @@ impl Demo {
             listen: loopback,
             host_key: target_key,
             authorized_keys: vec![user_key.public_key().clone()],
-            environment: Vec::new(),
+            // Whoever gives this process another home wants it for what runs in it, too.
+            environment: env::var_os("HOME")
+                .map(|home| ("HOME".to_owned(), home))
+                .into_iter()
+                .collect(),
         })
         .await?;
         let emulator = Emulator::start(emulator::Options {

@@ -174,12 +174,29 @@ pub(crate) fn make_key(path: &Path) {
     }
 }
 
+/// The option of sshd for what every session has in its environment; one line for all.
+const SET_VARIABLES: &str = "SetEnv ";
+
 fn write_config(directory: &Path, port: u16, extra: &str) -> PathBuf {
     let path = directory.join("sshd_config");
     let here = directory.display();
+    // Sessions have a home of their own: start-up files of the person at the desk would take time, have something to
+    // say, and leave behind whatever they were at when a test kills them.
+    fs::create_dir_all(directory.join("home")).expect("our own directory");
+    // xauth has something to say when there is none.
+    fs::write(directory.join("home/.Xauthority"), "").expect("our own directory");
+    let (set, extra): (Vec<_>, Vec<_>) = extra
+        .lines()
+        .partition(|line| line.starts_with(SET_VARIABLES));
+    let set: String = set
+        .iter()
+        .filter_map(|line| line.strip_prefix(SET_VARIABLES))
+        .collect();
+    let extra = extra.join("\n");
     // sshd takes the first value it meets, so what the test adds stands before the rest.
     let text = format!(
         "{extra}
+{SET_VARIABLES}HOME={here}/home {set}
 Port {port}
 ListenAddress 127.0.0.1
 HostKey {here}/host_key

@@ -232,6 +232,14 @@ impl World {
         self.path(name).display().to_string()
     }
 
+    /// What `HOME` is at the far end.
+    pub(crate) fn home(&self) -> PathBuf {
+        self.sshd.as_ref().map_or_else(
+            || self.path("home"),
+            |sshd| sshd.identity.with_file_name("home"),
+        )
+    }
+
     /// `ssh OPTIONS… HOST COMMAND`; options given here win over the usual ones.
     pub(crate) fn ssh(&self, options: &[&str], command: &str) -> Run {
         self.client("ssh", "-p")

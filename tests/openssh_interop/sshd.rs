@@ -54,7 +54,7 @@ impl Sshd {
              HostCertificate {here}/host_cert-cert.pub\n\
              AuthorizedKeysFile {here}/authorized_keys\nTrustedUserCAKeys {here}/user_ca.pub\n\
              AuthorizedPrincipalsFile {here}/principals\n\
-             PidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n\
+             SetEnv HOME={here}\nPidFile none\nUsePAM no\nStrictModes no\nPermitRootLogin yes\n\
              PasswordAuthentication no\nKbdInteractiveAuthentication no\nLogLevel VERBOSE\n"
         );
         std::fs::write(path.join("config"), format!("{extra}\n{defaults}")).unwrap();

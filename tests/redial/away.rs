@@ -27,7 +27,7 @@ fn interrupt(world: &World, ms: u32) {
 /// What a client types meanwhile is delivered afterwards, and nothing ends.
 #[test]
 fn an_impatient_client_is_kept_while_the_link_is_resumed() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let mut client = world
@@ -47,7 +47,7 @@ fn an_impatient_client_is_kept_while_the_link_is_resumed() {
 /// Without any upstream: nothing listens on the port for a while.
 #[test]
 fn an_impatient_client_is_kept_while_there_is_no_upstream() {
-    let Some(world) = crate::world("", &["--hold", "2"]) else {
+    let Some(world) = World::serve_with("", &["--hold", "2"]) else {
         return;
     };
     let far = free_port();
@@ -64,7 +64,7 @@ fn an_impatient_client_is_kept_while_there_is_no_upstream() {
 /// A person at a terminal is told why nothing happens, and when it is over; what was typed has not been in vain.
 #[test]
 fn a_person_who_types_is_told() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     if !world.has_terminals() {

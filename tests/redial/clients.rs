@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::Loss;
+use crate::common::world::World;
 use crate::common::{script, until};
 
 /// Runs `script` in `world`, and lets the loss happen when it asks for it.
@@ -12,7 +13,7 @@ fn run(name: &str, module: &str, loss: Loss) {
     let Ok(python) = script::python(module) else {
         return;
     };
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -50,7 +50,7 @@ pub(super) fn echoes(what: &str, port: u16) {
 }
 
 fn survives(loss: Loss) {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let echo = serve(Peer::Echo);
@@ -130,7 +130,7 @@ fn allocated(ssh: &Running, count: usize) -> Vec<u16> {
 /// Two ports of the target's choice and a Unix socket, each with a server of its own behind it.
 #[test]
 fn listeners_keep_the_ports_that_the_target_chose() {
-    let Some(world) = crate::world("StreamLocalBindUnlink yes", &[]) else {
+    let Some(world) = World::serve_with("StreamLocalBindUnlink yes", &[]) else {
         return;
     };
     let (near, far) = (world.path("near.sock"), world.path("far.sock"));
@@ -175,7 +175,7 @@ fn listeners_keep_the_ports_that_the_target_chose() {
 /// A connection that is asked for while nobody is there to answer: the next upstream does.
 #[test]
 fn a_connection_under_way_is_asked_for_again() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let near = free_port();
@@ -193,7 +193,7 @@ fn a_connection_under_way_is_asked_for_again() {
 /// No sshd for longer than `--hold`: the reason is told, and the next connection is another try.
 #[test]
 fn what_cannot_be_held_any_longer_is_refused_with_the_reason() {
-    let Some(world) = crate::world("", &["--hold", "2"]) else {
+    let Some(world) = World::serve_with("", &["--hold", "2"]) else {
         return;
     };
     let near = free_port();
@@ -215,7 +215,7 @@ fn what_cannot_be_held_any_longer_is_refused_with_the_reason() {
 /// Another program took the port meanwhile: it is asked for until it is free again.
 #[test]
 fn a_port_that_is_taken_is_waited_for() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let far = free_port();

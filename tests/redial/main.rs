@@ -16,14 +16,6 @@ mod sessions;
 use common::sshd::Sshd;
 use common::world::World;
 
-/// `ssmshim serve` with arguments of our own, to an sshd with these lines of configuration.
-///
-/// The person's start-up files stay out of it, as bash reads them in a remote command only at the first shell level: a
-/// session that is killed in the middle of them may leave anything behind.
-fn world(sshd: &str, args: &[&str]) -> Option<World> {
-    World::serve_with(&format!("{sshd}\nSetEnv SHLVL=2"), args)
-}
-
 /// How upstream transports are lost.
 #[derive(Clone, Copy, Debug)]
 enum Loss {

@@ -5,6 +5,7 @@ use ssmshim::ssh::wire::WriteExt as _;
 use super::{LOSSES, Loss};
 use crate::common::net::free_port;
 use crate::common::raw::{Heard, Raw};
+use crate::common::world::World;
 
 /// A session that runs `cat` and has said so; returns the server's number.
 fn running(client: &mut Raw, number: u32) -> u32 {
@@ -29,7 +30,7 @@ fn end_of(client: &mut Raw, number: u32) -> Vec<Heard> {
 
 #[test]
 fn a_session_ends_and_the_next_one_has_another_number() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let mut client = Raw::connect(&world);
@@ -88,7 +89,7 @@ fn a_session_ends_and_the_next_one_has_another_number() {
 /// Replies come in the order of their requests, also when an upstream ends between them.
 #[test]
 fn replies_keep_their_order() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let mut client = Raw::connect(&world);
@@ -117,7 +118,7 @@ fn replies_keep_their_order() {
 /// What a client has renounced it has renounced for all upstreams.
 #[test]
 fn no_more_sessions_holds_for_the_next_upstream() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let mut client = Raw::connect(&world);

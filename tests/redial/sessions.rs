@@ -10,11 +10,12 @@ use super::{LOSSES, Loss, sshd};
 use crate::common::faulty::Faulty;
 use crate::common::files::{assert_same, write_file};
 use crate::common::process::{code, read_until};
+use crate::common::world::World;
 use crate::common::{DEADLINE, have, until};
 
 #[test]
 fn a_command_under_way_ends_with_a_notice() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     for loss in LOSSES {
@@ -38,7 +39,7 @@ fn a_command_under_way_ends_with_a_notice() {
 
 #[test]
 fn a_shell_ends_with_a_notice() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     if !world.has_terminals() {
@@ -55,7 +56,7 @@ fn a_shell_ends_with_a_notice() {
 /// The master stays, and so does the way through it.
 #[test]
 fn a_control_master_survives() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let socket = world.text("control");
@@ -90,7 +91,7 @@ fn a_control_master_survives() {
 /// A login that dies in the middle is tried again.
 #[test]
 fn a_loss_after_a_loss_is_no_different() {
-    let Some(world) = crate::world("", &[]) else {
+    let Some(world) = World::serve_with("", &[]) else {
         return;
     };
     let socket = world.text("control");

@@ -1,6 +1,7 @@
 //! Commands, shells and terminals.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -59,12 +60,13 @@ async fn the_environment_is_that_of_a_login() {
     let world = World::start().await;
     let mut command = world.ssh([
         "sshd",
-        "pwd; echo $HOME; echo $LC_TEST; echo ${NOT_ACCEPTED-unset}; echo $SSH_CONNECTION; echo $SSH_CLIENT; echo $USER-$LOGNAME; echo $0; echo ${CARGO_MANIFEST_DIR-unset}",
+        "pwd; eval echo ~$(id -un); echo $HOME; echo $LC_TEST; echo ${NOT_ACCEPTED-unset}; echo $SSH_CONNECTION; echo $SSH_CLIENT; echo $USER-$LOGNAME; echo $0; echo ${CARGO_MANIFEST_DIR-unset}",
     ]);
     let text = stdout(command.env("LC_TEST", "a b").env("NOT_ACCEPTED", "x")).await;
     let lines: Vec<&str> = text.lines().collect();
     let [
         pwd,
+        of_account,
         home,
         test,
         refused,
@@ -77,7 +79,11 @@ async fn the_environment_is_that_of_a_login() {
     else {
         panic!("{text}")
     };
-    assert_eq!((pwd, test, refused, ours), (home, "a b", "unset", "unset"));
+    assert_eq!(
+        (pwd, test, refused, ours),
+        (of_account, "a b", "unset", "unset")
+    );
+    assert_eq!(world.path(""), Path::new(home));
     let port = world.sshd.addr().port().to_string();
     assert!(
         connection.starts_with("127.0.0.1 ") && connection.ends_with(&format!(" 127.0.0.1 {port}")),

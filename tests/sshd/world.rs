@@ -33,7 +33,9 @@ impl World {
     /// Starts with variables for every process, made in the directory of this world.
     pub async fn start_with(environment: impl Fn(&Path) -> Vec<(&'static str, OsString)>) -> Self {
         let directory = tempfile::Builder::new().prefix("sshd").tempdir().unwrap();
-        let environment = environment(directory.path());
+        let mut environment = environment(directory.path());
+        // Where no start-up files of the person at the desk are.
+        environment.push(("HOME", directory.path().into()));
         let host_key = Arc::new(HostKey::generate().unwrap());
         let client_key = Arc::new(HostKey::generate().unwrap());
         let sshd = Sshd::start(Options {

@@ -25,15 +25,10 @@ mod seen;
 mod transport;
 
 use std::panic::catch_unwind;
-use std::sync::{Mutex, PoisonError};
 
 use common::note;
 use common::world::World;
 use seen::Seen;
-
-/// Configuration of the reference sshd that keeps the person's start-up files out of what is compared: bash reads
-/// them in a remote command only at the first shell level.
-const QUIET_SHELL: &str = "SetEnv SHLVL=2";
 
 /// Makes one test of each case: `compared` ones directly and through `serve`, `everywhere` through `demo` too.
 ///
@@ -85,19 +80,14 @@ fn compare(extra: &str, in_demo: bool, case: fn(&World, &mut Seen)) {
 }
 
 fn compare_once(extra: &str, in_demo: bool, case: fn(&World, &mut Seen)) {
-    let Some([direct, shim]) = World::both(&format!("{extra}\n{QUIET_SHELL}")) else {
+    let Some([direct, shim]) = World::both(extra) else {
         return;
     };
     let reference = Seen::by(&direct, case);
     Seen::by(&shim, case).assert_equals(&reference, "through serve");
     drop(shim);
-    // The shell's start-up files run there. One at a time: they may have something to say, more so when others run
-    // beside them.
-    static DEMO: Mutex<()> = Mutex::new(());
-    let _alone = DEMO.lock().unwrap_or_else(PoisonError::into_inner);
     if in_demo && let Some(mut demo) = World::demo() {
         demo.target.user.clone_from(&direct.target.user);
-        let seen = Seen::by(&demo, case).without_start_up(&reference);
-        seen.assert_equals(&reference, "through demo");
+        Seen::by(&demo, case).assert_equals(&reference, "through demo");
     }
 }

@@ -12,10 +12,9 @@ crate::differential! {
         numbers_are_used_again,
         // It grants its window at once.
         one_number_twice_in_one_write,
-        // Start-up files that fifty shells run at once there may have something to say of one another.
-        fifty_at_once,
     }
     everywhere: {
+        fifty_at_once,
         closed_while_the_command_runs,
         closed_before_a_command,
         closed_at_once,

@@ -28,7 +28,7 @@ fn end_all_sessions(world: &World) {
 /// sshd has lost every connection between two clients: the second one does not notice.
 #[test]
 fn sessions_killed_between_two_clients() {
-    let Some([direct, shim]) = World::both(crate::QUIET_SHELL) else {
+    let Some([direct, shim]) = World::both("") else {
         return;
     };
     for world in [&direct, &shim] {
@@ -43,7 +43,7 @@ fn sessions_killed_between_two_clients() {
 /// The key is not taken any more: the client is told whose refusal it is, and of what.
 #[test]
 fn login_refused_by_the_target() {
-    let Some([direct, shim]) = World::both(crate::QUIET_SHELL) else {
+    let Some([direct, shim]) = World::both("") else {
         return;
     };
     shim.ssh(&[], "true").ok();
@@ -69,7 +69,7 @@ fn login_refused_by_the_target() {
 /// A login that works again is used by the next client, without a restart.
 #[test]
 fn login_restored_by_the_target() {
-    let Some([direct, shim]) = World::both(crate::QUIET_SHELL) else {
+    let Some([direct, shim]) = World::both("") else {
         return;
     };
     let keys = direct.target.identity.with_file_name("authorized_keys");
@@ -86,7 +86,7 @@ fn login_restored_by_the_target() {
 /// The keys that the target's sshd announces are not those that clients know us by.
 #[test]
 fn host_keys_of_the_target_are_not_announced() {
-    let Some([direct, shim]) = World::both(crate::QUIET_SHELL) else {
+    let Some([direct, shim]) = World::both("") else {
         return;
     };
     for (world, is_announced) in [(&direct, true), (&shim, false)] {
@@ -107,7 +107,7 @@ fn host_keys_of_the_target_are_not_announced() {
 /// rest away.
 #[test]
 fn overrun_window() {
-    let Some([_direct, shim]) = World::both(crate::QUIET_SHELL) else {
+    let Some([_direct, shim]) = World::both("") else {
         return;
     };
     let mut client = Raw::connect(&shim);

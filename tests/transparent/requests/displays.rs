@@ -13,7 +13,7 @@ use crate::seen::Seen;
 
 crate::differential! {
     sshd: &format!(
-        "X11Forwarding yes\nSetEnv SHLVL=2 XAUTHORITY={}",
+        "X11Forwarding yes\nSetEnv XAUTHORITY={}",
         crate::requests::x11::far_cookies().display()
     ),
     compared: {}

@@ -16,7 +16,7 @@ use crate::seen::Seen;
 crate::differential! {
     // The cookies of the far end are written to a file of ours instead of the account's.
     sshd: &format!(
-        "X11Forwarding yes\nSetEnv SHLVL=2 XAUTHORITY={}",
+        "X11Forwarding yes\nSetEnv XAUTHORITY={}",
         super::far_cookies().display()
     ),
     compared: {}

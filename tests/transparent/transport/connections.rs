@@ -8,12 +8,11 @@ use crate::seen::Seen;
 
 crate::differential! {
     compared: {
-        // Start-up files of a person's shell, which demo runs, may not bear company.
-        many_at_once,
         // Three times would be long.
         one_after_another,
     }
     everywhere: {
+        many_at_once,
         without_a_channel,
     }
 }
@@ -33,7 +32,7 @@ mod max_startups {
     }
 }
 
-/// How many connections follow each other; each takes the start-up files of a shell, twice.
+/// How many connections follow each other.
 fn count() -> u8 {
     if std::env::var_os("SSMSHIM_FULL").is_some() {
         100

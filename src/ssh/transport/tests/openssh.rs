@@ -168,6 +168,8 @@ impl Sshd {
         let authorized = self.path("authorized_keys");
         config += &format!("AuthorizedKeysFile {}\n", authorized.display());
         config += "UsePAM no\nStrictModes no\nPermitRootLogin yes\nPidFile none\n";
+        // No start-up files of the person at the desk.
+        config += &format!("SetEnv HOME={}\n", self.directory.path().display());
         for (key, value) in options {
             config += &format!("{key} {value}\n");
         }
