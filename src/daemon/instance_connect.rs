@@ -13,15 +13,37 @@ use crate::aws::{Aws, Error};
 use crate::report::one_line;
 use crate::ssh::credential::{Authorize, Authorized};
 
-/// How long a refusal is remembered: permissions change, but seldom while somebody waits.
-const REMEMBERED: Duration = Duration::from_secs(10 * 60);
+/// How long it is remembered that a push is not permitted: that changes, but seldom while somebody waits.
+const DENIED: Duration = Duration::from_secs(10 * 60);
+
+/// How long it is remembered that an instance was not ready for one, or that there was no way to the service: where
+/// there is none each login waits for it in vain, but instances start, and a network that was away comes back.
+const FAILED: Duration = Duration::from_secs(60);
 
 /// Pushes keys to one instance.
 pub(super) struct InstanceConnect {
     aws: Aws,
     instance: String,
-    /// When a push was refused last, by user: a policy may permit some (`ec2:osuser`). As many as are tried.
-    refused: Mutex<BTreeMap<String, Instant>>,
+    /// The last push that failed, by user: a policy may permit some (`ec2:osuser`). As many as are tried.
+    failed: Mutex<BTreeMap<String, Failed>>,
+}
+
+/// A push that would end the same way for a while.
+struct Failed {
+    at: Instant,
+    lasts: Duration,
+}
+
+impl Failed {
+    /// Whether another push may end differently.
+    fn is_over(&self) -> bool {
+        self.at.elapsed() >= self.lasts
+    }
+
+    /// Whether the same was told not long ago.
+    fn was_told(&self, lasts: Duration) -> bool {
+        self.lasts == lasts && self.at.elapsed() < DENIED
+    }
 }
 
 impl InstanceConnect {
@@ -30,13 +52,17 @@ impl InstanceConnect {
         id.starts_with("i-").then(|| Self {
             aws: aws.clone(),
             instance: id.to_owned(),
-            refused: Mutex::default(),
+            failed: Mutex::default(),
         })
     }
 
     async fn push(&self, user: &str, key: &PublicKey) -> bool {
-        if is_recent(self.lock().get(user)) {
-            debug!(user, "no key is pushed: that was refused a while ago");
+        if self
+            .lock()
+            .get(user)
+            .is_some_and(|failed| !failed.is_over())
+        {
+            debug!(user, "no key is pushed: that failed a while ago");
             return false;
         }
         let line = match key.to_openssh() {
@@ -64,10 +90,14 @@ impl InstanceConnect {
 
     /// Tells what went wrong, and remembers what will go wrong again.
     fn tell(&self, user: &str, error: &Error) {
-        if is_lasting(error) {
-            let earlier = self.lock().insert(user.to_owned(), Instant::now());
-            // Several logins may have asked at the same time.
-            if is_recent(earlier.as_ref()) {
+        if let Some(lasts) = lasting(error) {
+            let failed = Failed {
+                at: Instant::now(),
+                lasts,
+            };
+            let earlier = self.lock().insert(user.to_owned(), failed);
+            // Several logins may have asked at the same time, and a network that is away is asked again and again.
+            if earlier.is_some_and(|failed| failed.was_told(lasts)) {
                 return;
             }
         }
@@ -81,25 +111,19 @@ impl InstanceConnect {
         );
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Instant>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Failed>> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn is_recent(refused: Option<&Instant>) -> bool {
-    refused.is_some_and(|at| at.elapsed() < REMEMBERED)
-}
-
-/// Whether the next push would end the same way: it is not permitted, not for such an instance, or there is
-/// no way to the endpoint.
-fn is_lasting(error: &Error) -> bool {
-    matches!(
-        error,
-        Error::AccessDenied { .. }
-            | Error::Refused { .. }
-            | Error::Unreachable { .. }
-            | Error::Network(_)
-    )
+/// How long the next push would end the same way, if it would: it is not permitted, not for such an instance, or
+/// there is no way to the endpoint.
+fn lasting(error: &Error) -> Option<Duration> {
+    match error {
+        Error::AccessDenied { .. } => Some(DENIED),
+        Error::Refused { .. } | Error::Unreachable { .. } | Error::Network(_) => Some(FAILED),
+        _ => None,
+    }
 }
 
 impl Authorize for InstanceConnect {
@@ -116,5 +140,48 @@ impl Authorize for InstanceConnect {
             // Why there are no credentials is told by the push.
             let _told_later = self.aws.prepare().await;
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::aws::Operation;
+    use crate::net;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_comes_back_is_tried_again_before_what_is_forbidden() {
+        let away = Error::Network(net::Error::Connect {
+            host: "ec2-instance-connect.eu-central-1.amazonaws.com:443".into(),
+            source: Arc::new(io::ErrorKind::NetworkUnreachable.into()),
+        });
+        let denied = Error::AccessDenied {
+            operation: Operation::SendKey,
+            source: "not authorized".into(),
+        };
+        let throttled = Error::Throttled {
+            operation: Operation::SendKey,
+            retry_after: None,
+            source: "slow down".into(),
+        };
+        let failed = |error| {
+            lasting(error).map(|lasts| Failed {
+                at: Instant::now(),
+                lasts,
+            })
+        };
+        assert!(failed(&throttled).is_none());
+        let (away, denied) = (failed(&away).unwrap(), failed(&denied).unwrap());
+        assert!(!away.is_over() && !denied.is_over());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(away.is_over() && !denied.is_over());
+        // The same is not said each minute, and something else is.
+        assert!(away.was_told(FAILED) && !away.was_told(DENIED));
+        tokio::time::advance(Duration::from_secs(9 * 60)).await;
+        assert!(denied.is_over());
+        assert!(!away.was_told(FAILED) && !denied.was_told(DENIED));
     }
 }
