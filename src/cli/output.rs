@@ -148,9 +148,14 @@ impl Output {
             .and_then(|()| stderr.flush());
     }
 
-    /// Whether somebody is there to be asked.
+    /// Whether somebody is there to be asked. Whoever reads a terminal from its background is stopped.
     pub(super) fn is_interactive(self) -> bool {
-        !self.json && std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+        let stdin = std::io::stdin();
+        let in_foreground = || {
+            let foreground = rustix::termios::tcgetpgrp(&stdin);
+            foreground.is_ok_and(|group| group == rustix::process::getpgrp())
+        };
+        !self.json && stdin.is_terminal() && std::io::stderr().is_terminal() && in_foreground()
     }
 
     /// Tells an error and what to do about it, in both modes.

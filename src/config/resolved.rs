@@ -193,6 +193,7 @@ impl File {
         self.region = alias.region.or(self.region.take());
         if !alias.identity.is_empty() {
             self.identity = alias.identity;
+            self.certificate.clear();
         }
         alias.target
     }
@@ -205,6 +206,7 @@ impl File {
         self.region.take_if(|_| alias.region.is_some());
         if !alias.identity.is_empty() {
             self.identity.clear();
+            self.certificate.clear();
         }
     }
 }

@@ -32,9 +32,9 @@ use crate::target::{self, Wanted};
 use crate::tunnel::{self, Tunnel};
 use crate::upstream::{News, RawStream};
 
-/// First and longest pause between attempts to reach the target.
-const DIAL_PAUSE: Duration = Duration::from_millis(250);
-const DIAL_PAUSE_MAX: Duration = Duration::from_secs(3);
+/// First and longest pause between attempts to find the target, and to reach it.
+const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(3);
 
 /// How much longer than `--hold` is waited all in all: a daemon that holds us back for as long began a little later,
 /// and is about to say why.
@@ -220,16 +220,12 @@ impl Attempt<'_> {
         let mut last_failure = None;
         tokio::select! {
             found = self.seek(&aws, &mut last_failure) => found,
-            () = patience(left, aws.ssm()) => Err(last_failure.map_or_else(too_long, Error::Tunnel)),
+            () = patience(left, aws.ssm()) => Err(last_failure.unwrap_or_else(too_long)),
         }
     }
 
     /// Looks for a way until there is one, or is known to be none; `last_failure` is what spoke against it last.
-    async fn seek(
-        &self,
-        aws: &Aws,
-        last_failure: &mut Option<tunnel::Error>,
-    ) -> Result<Found, Error> {
+    async fn seek(&self, aws: &Aws, last_failure: &mut Option<Error>) -> Result<Found, Error> {
         let config = self.config;
         let mut demand = Demand {
             target: config.target.trim().to_owned(),
@@ -241,7 +237,8 @@ impl Attempt<'_> {
             return Ok(Found::Daemon(way));
         }
         // An id is tried unseen, which saves a call.
-        let wanted = Wanted::find(aws, &demand.target).await?;
+        let find = || Wanted::find(aws, &demand.target);
+        let wanted = persist(find, target::Error::is_passing, last_failure).await?;
         if wanted.id() != demand.target {
             wanted.id().clone_into(&mut demand.target);
             if let Some(way) = shared(&demand).await? {
@@ -249,7 +246,8 @@ impl Attempt<'_> {
             }
         }
         let options = self.options(aws, demand, wanted);
-        let (tunnel, stream) = dial(&options, last_failure).await?;
+        let may_pass = |error: &tunnel::Error| !error.is_final();
+        let (tunnel, stream) = persist(|| dial(&options), may_pass, last_failure).await?;
         // Where nobody is left to sweep for, nobody listens.
         let _ = self.news.send(News::Up { gap: None });
         Ok(Found::Tunnel(tunnel, stream))
@@ -312,30 +310,36 @@ async fn shared(demand: &Demand) -> Result<Option<Way>, Error> {
     }
 }
 
-/// Dials until it succeeds or is known to be in vain; `last_failure` is what spoke against it last.
-async fn dial(
-    options: &tunnel::Options,
-    last_failure: &mut Option<tunnel::Error>,
-) -> Result<(Arc<Tunnel>, RawStream), tunnel::Error> {
+/// Tries until it succeeds or is known to be in vain; `last_failure` is what spoke against it last.
+async fn persist<T, E, F>(
+    attempt: impl Fn() -> F,
+    may_pass: impl Fn(&E) -> bool,
+    last_failure: &mut Option<Error>,
+) -> Result<T, Error>
+where
+    E: Into<Error> + std::error::Error,
+    F: Future<Output = Result<T, E>>,
+{
     let mut pauses = ExponentialBuilder::new()
-        .with_min_delay(DIAL_PAUSE)
-        .with_max_delay(DIAL_PAUSE_MAX)
+        .with_min_delay(PAUSE)
+        .with_max_delay(PAUSE_MAX)
         .with_jitter()
         .without_max_times()
         .build();
     loop {
-        match dial_once(options).await {
-            Err(error) if !error.is_final() => {
+        match attempt().await {
+            Err(error) if may_pass(&error) => {
                 debug!(reason = one_line(&error), "trying again");
-                *last_failure = Some(error);
-                sleep(pauses.next().unwrap_or(DIAL_PAUSE_MAX)).await;
+                *last_failure = Some(error.into());
+                sleep(pauses.next().unwrap_or(PAUSE_MAX)).await;
             }
-            dialled => return dialled,
+            result => return result.map_err(Into::into),
         }
     }
 }
 
-async fn dial_once(options: &tunnel::Options) -> Result<(Arc<Tunnel>, RawStream), tunnel::Error> {
+/// A tunnel with a stream in it.
+async fn dial(options: &tunnel::Options) -> Result<(Arc<Tunnel>, RawStream), tunnel::Error> {
     let tunnel = Arc::new(Tunnel::dial(options).await?);
     let stream = RawStream::open(Arc::clone(&tunnel)).await?;
     Ok((tunnel, stream))

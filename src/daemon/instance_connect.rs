@@ -3,10 +3,9 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use russh::keys::PublicKey;
-use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use crate::aws::{Aws, Error};
@@ -36,13 +35,13 @@ struct Failed {
 
 impl Failed {
     /// Whether another push may end differently.
-    fn is_over(&self) -> bool {
-        self.at.elapsed() >= self.lasts
+    fn is_over(&self, now: Instant) -> bool {
+        now - self.at >= self.lasts
     }
 
     /// Whether the same was told not long ago.
-    fn was_told(&self, lasts: Duration) -> bool {
-        self.lasts == lasts && self.at.elapsed() < DENIED
+    fn was_told(&self, lasts: Duration, now: Instant) -> bool {
+        self.lasts == lasts && now - self.at < DENIED
     }
 }
 
@@ -57,11 +56,9 @@ impl InstanceConnect {
     }
 
     async fn push(&self, user: &str, key: &PublicKey) -> bool {
-        if self
-            .lock()
-            .get(user)
-            .is_some_and(|failed| !failed.is_over())
-        {
+        let now = Instant::now();
+        let failed = self.lock().get(user).map(|failed| failed.is_over(now));
+        if failed == Some(false) {
             debug!(user, "no key is pushed: that failed a while ago");
             return false;
         }
@@ -91,13 +88,11 @@ impl InstanceConnect {
     /// Tells what went wrong, and remembers what will go wrong again.
     fn tell(&self, user: &str, error: &Error) {
         if let Some(lasts) = lasting(error) {
-            let failed = Failed {
-                at: Instant::now(),
-                lasts,
-            };
+            let now = Instant::now();
+            let failed = Failed { at: now, lasts };
             let earlier = self.lock().insert(user.to_owned(), failed);
             // Several logins may have asked at the same time, and a network that is away is asked again and again.
-            if earlier.is_some_and(|failed| failed.was_told(lasts)) {
+            if earlier.is_some_and(|failed| failed.was_told(lasts, now)) {
                 return;
             }
         }
@@ -152,8 +147,8 @@ mod tests {
     use crate::aws::Operation;
     use crate::net;
 
-    #[tokio::test(start_paused = true)]
-    async fn what_comes_back_is_tried_again_before_what_is_forbidden() {
+    #[test]
+    fn what_comes_back_is_tried_again_before_what_is_forbidden() {
         let away = Error::Network(net::Error::Connect {
             host: "ec2-instance-connect.eu-central-1.amazonaws.com:443".into(),
             source: Arc::new(io::ErrorKind::NetworkUnreachable.into()),
@@ -167,21 +162,17 @@ mod tests {
             retry_after: None,
             source: "slow down".into(),
         };
-        let failed = |error| {
-            lasting(error).map(|lasts| Failed {
-                at: Instant::now(),
-                lasts,
-            })
-        };
+        let at = Instant::now();
+        let failed = |error| lasting(error).map(|lasts| Failed { at, lasts });
         assert!(failed(&throttled).is_none());
         let (away, denied) = (failed(&away).unwrap(), failed(&denied).unwrap());
-        assert!(!away.is_over() && !denied.is_over());
-        tokio::time::advance(Duration::from_secs(60)).await;
-        assert!(away.is_over() && !denied.is_over());
+        assert!(!away.is_over(at) && !denied.is_over(at));
+        let later = at + Duration::from_secs(60);
+        assert!(away.is_over(later) && !denied.is_over(later));
         // The same is not said each minute, and something else is.
-        assert!(away.was_told(FAILED) && !away.was_told(DENIED));
-        tokio::time::advance(Duration::from_secs(9 * 60)).await;
-        assert!(denied.is_over());
-        assert!(!away.was_told(FAILED) && !denied.was_told(DENIED));
+        assert!(away.was_told(FAILED, later) && !away.was_told(DENIED, later));
+        let much_later = at + Duration::from_secs(600);
+        assert!(denied.is_over(much_later) && !denied.was_told(DENIED, much_later));
+        assert!(!away.was_told(FAILED, much_later));
     }
 }

@@ -69,6 +69,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether the next attempt may succeed although nobody has mended anything.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Target(error) if error.is_passing())
+    }
+
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         match self {

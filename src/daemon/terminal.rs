@@ -8,7 +8,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::OFlags;
+use rustix::fs::{Access, OFlags};
 use rustix::process::{Signal, kill_current_process_group};
 use rustix::termios::{
     LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
@@ -86,8 +86,11 @@ impl Terminal {
     ) -> Result<Vec<Zeroizing<String>>, Unanswered> {
         let _turn = TURN.lock().await;
         let path = self.availability()?;
+        let mut page = Page::open(&path).map_err(|error| {
+            debug!(%error, terminal = %path.display(), "cannot be opened");
+            Unanswered::NoTerminal
+        })?;
         let asked = async {
-            let mut page = Page::open(&path)?;
             page.write(&preface(title, questions)).await?;
             let mut answers = Vec::with_capacity(questions.prompts.len());
             for prompt in &questions.prompts {
@@ -165,10 +168,11 @@ fn in_foreground(terminal: BorrowedFd<'_>) -> Result<PathBuf, Unanswered> {
     if foreground != Some(rustix::process::getpgrp()) {
         return Err(Unanswered::InBackground);
     }
-    // Its own name where it has one here: not every kernel can wait for /dev/tty.
+    // Its own name where it has one here that this user may open: not every kernel can wait for /dev/tty.
     let name = rustix::termios::ttyname(terminal, Vec::new()).ok();
     let path = name.map(|name| PathBuf::from(std::ffi::OsStr::from_bytes(name.to_bytes())));
-    let path = path.filter(|path| path.exists());
+    let access = Access::READ_OK | Access::WRITE_OK;
+    let path = path.filter(|path| rustix::fs::access(path, access).is_ok());
     Ok(path.unwrap_or_else(|| CONTROLLING.into()))
 }
 

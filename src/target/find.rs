@@ -82,6 +82,11 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether AWS could not be asked, and may be before long.
+    pub fn is_passing(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if source.is_passing())
+    }
+
     /// What the user may do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

@@ -174,17 +174,21 @@ pub(crate) fn make_key(path: &Path) {
     }
 }
 
+/// Makes a home for sessions: start-up files of the person at the desk would take time, have something to say, and
+/// leave behind whatever they were at when a test kills them.
+pub(crate) fn make_home(home: &Path) {
+    fs::create_dir_all(home).expect("our own directory");
+    // xauth has something to say when there is none.
+    fs::write(home.join(".Xauthority"), "").expect("our own directory");
+}
+
 /// The option of sshd for what every session has in its environment; one line for all.
 const SET_VARIABLES: &str = "SetEnv ";
 
 fn write_config(directory: &Path, port: u16, extra: &str) -> PathBuf {
     let path = directory.join("sshd_config");
     let here = directory.display();
-    // Sessions have a home of their own: start-up files of the person at the desk would take time, have something to
-    // say, and leave behind whatever they were at when a test kills them.
-    fs::create_dir_all(directory.join("home")).expect("our own directory");
-    // xauth has something to say when there is none.
-    fs::write(directory.join("home/.Xauthority"), "").expect("our own directory");
+    make_home(&directory.join("home"));
     let (set, extra): (Vec<_>, Vec<_>) = extra
         .lines()
         .partition(|line| line.starts_with(SET_VARIABLES));

@@ -11,7 +11,7 @@ use super::have;
 use super::net::call_ssm;
 use super::process::{Run, Running, read_until};
 use super::pty::Terminal;
-use super::sshd::{Sshd, make_key};
+use super::sshd::{Sshd, make_home, make_key};
 
 /// Where an SSH client connects to, and how it proves who it is.
 #[derive(Clone)]
@@ -71,11 +71,9 @@ impl World {
     /// `ssmshim demo`: emulator and embedded sshd in one process.
     pub(crate) fn demo() -> Option<Self> {
         let directory = directory()?;
-        let daemon = Daemon::start(
-            &directory.path().join("home"),
-            &["demo", "--pacing", "off"],
-            &[],
-        );
+        let home = directory.path().join("home");
+        make_home(&home);
+        let daemon = Daemon::start(&home, &["demo", "--pacing", "off"], &[]);
         let target = Target::local(&daemon, directory.path());
         Some(Self {
             target,

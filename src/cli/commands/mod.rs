@@ -133,11 +133,15 @@ async fn reach(
         if is_final && !stays {
             return Err(error);
         }
-        let text = one_line(&error);
-        if teller.is_new(&text) {
-            output.error(&text, error.hint().as_deref());
-            output.say("still trying");
-        }
+        still_trying(&mut teller, &one_line(&error), error.hint(), output);
+    }
+}
+
+/// Tells what is in the way, unless `teller` has.
+fn still_trying(teller: &mut Teller, error: &str, hint: Option<String>, output: Output) {
+    if teller.is_new(error) {
+        output.error(error, hint.as_deref());
+        output.say("still trying");
     }
 }
 

@@ -1,12 +1,17 @@
 //! `ssmshim serve`: the daemon in the foreground.
 
+use std::time::Duration;
+
+use tokio::time::sleep;
+
 use super::super::args::ServeArgs;
 use super::super::exit::Exit;
 use super::super::output::Output;
+use super::news::Teller;
 use super::signals::Signals;
-use super::{choose, fail, finish, stay};
+use super::{choose, fail, finish, stay, still_trying};
 use crate::config::{Endpoint, File, Overrides};
-use crate::daemon::Daemon;
+use crate::daemon::{Daemon, Error};
 use crate::report::one_line;
 
 /// Runs until a signal comes or the target turns out to be out of reach for good.
@@ -40,7 +45,7 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
     }
     // Looking for the target may take its time.
     let served = tokio::select! {
-        served = Daemon::serve(&endpoint) => served,
+        served = begin(&endpoint, output) => served,
         () = signals.next() => return Exit::Done,
     };
     let daemon = match served {
@@ -49,6 +54,26 @@ pub(in crate::cli) async fn run(arguments: ServeArgs, output: Output) -> Exit {
     };
     let exit = stay(&daemon, output, &mut signals).await;
     finish(exit, daemon.shutdown(), &mut signals).await
+}
+
+/// How long AWS is left alone when it could not be asked which machine is meant.
+const AGAIN: Duration = Duration::from_secs(3);
+
+/// Starts the daemon, when AWS can be asked which machine is meant: the network may be about to come.
+///
+/// # Errors
+/// As [`Daemon::serve`], where waiting is in vain.
+async fn begin(endpoint: &Endpoint, output: Output) -> Result<Daemon, Error> {
+    let mut teller = Teller::default();
+    loop {
+        match Daemon::serve(endpoint).await {
+            Err(error) if error.is_passing() => {
+                still_trying(&mut teller, &one_line(&error), error.hint(), output);
+                sleep(AGAIN).await;
+            }
+            served => return served,
+        }
+    }
 }
 
 pub(super) fn overrides(arguments: ServeArgs) -> Overrides {

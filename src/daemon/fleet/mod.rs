@@ -40,7 +40,7 @@ use crate::config::{Endpoint, Serve};
 use crate::server::{self, Targets};
 use crate::target::Wanted;
 use crate::tunnel;
-use crate::upstream::{Login, Upstream, Visit};
+use crate::upstream::{Login, State, Upstream, Visit};
 
 /// Reports kept for those who are slow to take them.
 const REPORTS: usize = 256;
@@ -153,10 +153,22 @@ impl Fleet {
             ways.is_some_and(|ways| ways.endpoint.has_alias(name))
         };
         match (name::read(name, is_alias, usual.is_some()), usual) {
-            (Wish::Usual, Some(usual)) => Ok(usual.clone()),
+            (Wish::Usual, Some(usual)) => Ok(self.successor(usual).await),
             (Wish::Usual, None) => Err(Error::Nameless),
             (Wish::Target { target, user }, _) => self.find(target, user).await,
         }
+    }
+
+    /// What the name of the usual target means by now: a machine that is out of reach may have been replaced.
+    async fn successor(&self, usual: &Visit) -> Visit {
+        let is_offline =
+            matches!(&*usual.state().borrow(), State::Down { error, .. } if error.is_offline());
+        let ways = self.shared.ways.as_ref().filter(|_| is_offline);
+        let found = match ways.and_then(|ways| ways.endpoint.target.as_deref()) {
+            Some(name) if name != usual.link().target() => self.find(name, None).await.ok(),
+            _ => None,
+        };
+        found.unwrap_or_else(|| usual.clone())
     }
 
     /// The upstream for `target`, an alias or in any other form that a target has, started if need be. With `user`,

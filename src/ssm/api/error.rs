@@ -252,6 +252,11 @@ impl Error {
         )
     }
 
+    /// Whether it heals by itself: nobody has to change anything.
+    pub fn is_passing(&self) -> bool {
+        self.disposition() == Disposition::Resume && !self.is_credentials()
+    }
+
     /// Whether the service may have done what it was asked for, and nobody knows: it was reached, and has not said.
     pub(in crate::ssm) fn is_unanswered(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::Incomplete { .. })
