@@ -309,11 +309,18 @@ fn a_target_that_cannot_be_reached_is_named_as_what_it_is() {
     );
     let said = fleet.refused("web", "EXPIRE.DescribeInstanceInformation");
     assert!(said.contains("AWS credentials have expired"), "{said}");
-    let said = fleet.refused("web", "THROTTLE.DescribeInstanceInformation");
+    // That passes by itself.
+    let daemon = Daemon::launch(
+        &fleet.path("home"),
+        &["serve", "web", "--listen", "127.0.0.1:0"],
+        &fleet.environment("THROTTLE.DescribeInstanceInformation"),
+    );
+    let said = daemon.told("error: ");
     assert!(
         said.contains("DescribeInstanceInformation was throttled"),
         "{said}"
     );
+    daemon.told("still trying");
 }
 
 #[test]
@@ -438,21 +445,39 @@ fn agent_version(fleet: &Fleet) -> String {
         .to_owned()
 }
 
+/// Arguments of `env` for the program in the environment of a daemon.
+fn program(fleet: &Fleet) -> Vec<String> {
+    let mut variables = environment(&fleet.path("home"));
+    variables.extend(fleet.environment(""));
+    let variables = variables
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"));
+    let mut args: Vec<_> = std::iter::once("-i".to_owned()).chain(variables).collect();
+    args.push(common::daemon::PROGRAM.into());
+    args
+}
+
+/// Whoever reads a terminal from its background is stopped by the kernel.
+#[test]
+fn nobody_is_asked_from_the_background() {
+    let fleet = Fleet::start();
+    let command =
+        r#"set -m; env "$@" serve --listen 127.0.0.1:0 & read line; kill %1; wait; exit 4"#;
+    let mut args: Vec<String> = ["-c", command, "bash"].map(str::to_owned).into();
+    args.extend(program(&fleet));
+    let mut terminal = Terminal::start("bash", &args, 24, 80);
+    terminal.expect("ready: login names select the target at 127.0.0.1:");
+    terminal.keys("\r");
+    assert_eq!(terminal.finish(), 4);
+}
+
 #[test]
 fn without_a_target_a_person_is_asked() {
     let fleet = Fleet::start();
     let Some(sshd) = Sshd::start(&fleet.path("sshd")) else {
         return;
     };
-    let mut variables = environment(&fleet.path("home"));
-    variables.extend(fleet.environment(""));
-    let mut args: Vec<String> = vec!["-i".into()];
-    args.extend(
-        variables
-            .iter()
-            .map(|(name, value)| format!("{name}={value}")),
-    );
-    args.push(common::daemon::PROGRAM.into());
+    let mut args = program(&fleet);
     let (port, identity) = (sshd.port.to_string(), sshd.identity.display().to_string());
     let options = [
         "serve",

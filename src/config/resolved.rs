@@ -315,6 +315,31 @@ mod tests {
     }
 
     #[test]
+    fn keys_of_an_alias_take_the_place_of_keys_and_certificates() {
+        let file = || {
+            File::parse(
+                "identity = [\"a\"]\ncertificate = [\"a-cert.pub\"]\n\
+                 [targets.db]\ntarget = \"i-1\"\nidentity = [\"b\"]\n[targets.web]\ntarget = \"i-2\"\n",
+            )
+            .unwrap()
+        };
+        let keys = |name: &str, said| {
+            let serve = Serve::merge(name.into(), said, file()).unwrap();
+            (serve.identity, serve.certificate)
+        };
+        let paths = |name: &str| vec![PathBuf::from(name)];
+        assert_eq!(keys("db", File::default()), (paths("b"), Vec::new()));
+        assert_eq!(
+            keys("web", File::default()),
+            (paths("a"), paths("a-cert.pub"))
+        );
+        // Flags are for the usual target, and for others where the alias says nothing.
+        let mut said = file();
+        said.yield_to(&file().targets["db"]);
+        assert_eq!(keys("db", said), (paths("b"), Vec::new()));
+    }
+
+    #[test]
     fn other_machines_are_let_in_only_when_asked_for_and_by_key() {
         let everywhere = "0.0.0.0:2222".parse().unwrap();
         let check = |access, allow| check_listen(everywhere, access, allow);

@@ -494,7 +494,8 @@ source_profile = empty
                     "AssumeRoleError: Error { code: \"SignatureDoesNotMatch\", message: \"The signature does not match.\\n\\n\
                      The Canonical String for this request should have been\\n'POST\\nx-amz-security-token:fwogzx\" }",
                 ),
-                "of profile `admin` may not be assumed: The signature does not match |",
+                "role arn:aws:iam::123456789012:role/admin of profile `admin` may not be assumed: The signature does \
+                 not match |",
                 "trust policy",
             ),
             // Of two roles the first, and of a role what comes before it.
