@@ -37,6 +37,12 @@ pub enum LoadError {
         #[source]
         source: io::Error,
     },
+    /// It is a pipe or the like, which cannot be read again for each login.
+    #[error("authorized keys {path} are not in a regular file", path = .path.display())]
+    NotFile {
+        /// Where they should be.
+        path: PathBuf,
+    },
     /// Others than the owner can write to the file.
     #[error("permissions {mode:04o} of {path} let others add keys", path = .path.display())]
     Writable {
@@ -52,6 +58,9 @@ impl LoadError {
     pub fn hint(&self) -> String {
         match self {
             Self::File { path, .. } => format!("put public keys into '{}'", path.display()),
+            Self::NotFile { .. } => {
+                "name a file with --authorized-keys: it is read again for each login".to_owned()
+            }
             Self::Writable { path, .. } => format!("chmod go-w '{}'", path.display()),
         }
     }
@@ -105,6 +114,12 @@ impl AuthorizedKeys {
             path: path.to_owned(),
             source,
         };
+        // Before it is opened: that of a pipe might have no end.
+        if !path.metadata().map_err(failed)?.is_file() {
+            return Err(LoadError::NotFile {
+                path: path.to_owned(),
+            });
+        }
         let file = File::open(path).map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
         if mode & 0o022 != 0 {
@@ -362,6 +377,10 @@ mod tests {
         assert!(matches!(
             AuthorizedKeys::load(&path),
             Err(LoadError::File { .. })
+        ));
+        assert!(matches!(
+            AuthorizedKeys::load(directory.path()),
+            Err(LoadError::NotFile { .. })
         ));
         std::fs::write(&path, ED25519).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();
