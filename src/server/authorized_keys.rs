@@ -11,6 +11,7 @@ use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, PublicKey};
 use thiserror::Error;
+use tracing::warn;
 
 /// Largest file read.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -23,6 +24,16 @@ const HARMLESS: [&str; 6] = [
     "pty",
     "user-rc",
     "x11-forwarding",
+];
+
+/// What a certificate has to permit (PROTOCOL.certkeys): all that ssh-keygen puts into one unless told otherwise. One that
+/// permits less restricts its holder, which is not enforced here.
+const PERMISSIONS: [&str; 5] = [
+    "permit-X11-forwarding",
+    "permit-agent-forwarding",
+    "permit-port-forwarding",
+    "permit-pty",
+    "permit-user-rc",
 ];
 
 /// Why an authorized_keys file cannot be used.
@@ -171,18 +182,19 @@ impl AuthorizedKeys {
     /// Whether `certificate`, whose signature has been checked, may log in as `user`: its
     /// authority is listed with `cert-authority`, and one of its principals is the user name or,
     /// when the line has `principals="…"`, one of those. Of a login name `USER+TARGET` it is enough
-    /// when one is `USER`.
+    /// when one is `USER`. One that does not permit all that its holder could do here is not accepted.
     pub fn certifies(&self, certificate: &Certificate, user: &str) -> bool {
         let names = certificate.valid_principals();
         let person = user.rsplit_once('+').map(|(person, _)| person);
         let is_user = |name: &str| name == user || person == Some(name);
-        self.authorities.iter().any(|authority| {
+        let is_listed = self.authorities.iter().any(|authority| {
             authority.key == *certificate.signature_key()
                 && match &authority.principals {
                     Some(allowed) => names.iter().any(|name| allowed.contains(name)),
                     None => names.iter().any(|name| is_user(name)),
                 }
-        })
+        });
+        is_listed && is_unrestricted(certificate)
     }
 
     fn add(&mut self, line: &str) -> Result<(), RefusedReason> {
@@ -216,6 +228,21 @@ impl AuthorizedKeys {
         }
         Ok(())
     }
+}
+
+/// Whether `certificate` permits everything; if it does not, the log says what is missing.
+fn is_unrestricted(certificate: &Certificate) -> bool {
+    let is_missing = |name: &&str| !certificate.extensions().contains_key(*name);
+    let missing = PERMISSIONS.into_iter().find(is_missing);
+    if let Some(missing) = missing {
+        warn!(
+            id = ?certificate.key_id(),
+            missing,
+            "a certificate is not accepted: it leaves out what cannot be denied here; \
+             hint: sign it with all the permissions that ssh-keygen gives by default"
+        );
+    }
+    missing.is_none()
 }
 
 /// `TYPE BASE64 [COMMENT]`.
@@ -367,6 +394,37 @@ mod tests {
                 expected,
                 "{line} {user}"
             );
+        }
+    }
+
+    #[test]
+    fn certificates_that_leave_something_out_are_refused() {
+        use russh::keys::PrivateKey;
+        use russh::keys::ssh_key::certificate::Builder;
+
+        let authority = PrivateKey::from_openssh(include_str!("../../keys/user_ca")).unwrap();
+        let keys = AuthorizedKeys::parse(&format!("cert-authority {CA}"));
+        let is_welcome = |extensions: &[&str]| {
+            let mut certificate = Builder::new([0; 16], key(ED25519), 0, 4_000_000_000).unwrap();
+            certificate.valid_principal("tester").unwrap();
+            for name in extensions {
+                certificate.extension(*name, "").unwrap();
+            }
+            keys.certifies(&certificate.sign(&authority).unwrap(), "tester")
+        };
+        let all = [
+            "permit-X11-forwarding",
+            "permit-agent-forwarding",
+            "permit-port-forwarding",
+            "permit-pty",
+            "permit-user-rc",
+        ];
+        assert!(is_welcome(&all));
+        assert!(is_welcome(&[&all[..], &["login@example.com"]].concat()));
+        assert!(!is_welcome(&[]));
+        for left_out in all {
+            let rest = all.into_iter().filter(|name| *name != left_out);
+            assert!(!is_welcome(&rest.collect::<Vec<_>>()), "{left_out}");
         }
     }
 
