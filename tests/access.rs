@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::fs;
+use std::path::Path;
+
 use common::daemon::{Daemon, aws_environment};
-use common::have;
 use common::process::Run;
 use common::sshd::make_key;
 use common::world::{World, serve_args};
+use common::{have, until};
 
 /// Restarts the daemon of `world` with `extra` arguments.
 fn restart(world: &mut World, extra: &[&str]) {
@@ -105,6 +108,44 @@ fn keys_admit_their_holders_and_nobody_else() {
     world.target.identity = member;
     assert_eq!(world.ssh(&[], "echo inside").ok().text(), "inside");
     world.target.identity = stranger;
+    stays_outside(&world);
+}
+
+#[test]
+fn a_key_that_is_taken_off_the_list_opens_nothing_any_more() {
+    let Some(mut world) = World::serve() else {
+        return;
+    };
+    let (first, second) = (world.path("first"), world.path("second"));
+    make_key(&first);
+    make_key(&second);
+    let list = world.path("members");
+    let admit = |key: &Path| {
+        fs::copy(key.with_extension("pub"), &list).expect("our own directory");
+    };
+    admit(&first);
+    let path = list.display().to_string();
+    restart(
+        &mut world,
+        &["--access", "keys", "--authorized-keys", &path],
+    );
+
+    world.target.identity = first.clone();
+    assert_eq!(world.ssh(&[], "echo inside").ok().text(), "inside");
+    admit(&second);
+    stays_outside(&world);
+    world.target.identity = second;
+    assert_eq!(world.ssh(&[], "echo inside").ok().text(), "inside");
+    fs::remove_file(&list).expect("our own file");
+    stays_outside(&world);
+    let daemon = world.daemon.as_ref().expect("it runs");
+    until("the missing list is told of", || {
+        daemon.stderr().contains("nobody is let in").then_some(())
+    });
+}
+
+/// Asserts that the key of `world` is refused.
+fn stays_outside(world: &World) {
     let output = world.ssh(&[], "echo inside").output();
     assert_eq!(output.code, 255, "{output:?}");
     assert!(

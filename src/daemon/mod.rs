@@ -120,7 +120,9 @@ impl Daemon {
         let access = match endpoint.access {
             config::Access::Owner => Rule::Owner,
             config::Access::Keys => {
-                Rule::Keys(Arc::new(AuthorizedKeys::load(&endpoint.authorized_keys)?))
+                // Now rather than when the first client comes: a list that cannot be used is a mistake.
+                AuthorizedKeys::load(&endpoint.authorized_keys)?;
+                Rule::Keys(endpoint.authorized_keys.clone())
             }
         };
         let server = server::Options {

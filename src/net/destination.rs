@@ -1,15 +1,16 @@
 //! Where a connection leads: what a URL says before its path.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use http::Uri;
 use serde::Deserialize;
 use thiserror::Error;
 
-/// Address of the metadata service of an EC2 instance over IPv6, which means the instance that asks.
-const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
+/// All but the last 16 bits of the addresses over which EC2 tells an instance of itself by IPv6: `fd00:ec2::254` is its
+/// metadata, `fd00:ec2::23` the credentials of a pod of EKS.
+const INSTANCE_V6: [u16; 7] = [0xfd00, 0xec2, 0, 0, 0, 0, 0];
 
 /// Host, port and whether TLS is spoken there.
 ///
@@ -124,7 +125,7 @@ impl Destination {
     pub fn is_here_only(&self) -> bool {
         let is_link_local = |address: IpAddr| match address {
             IpAddr::V4(v4) => v4.is_link_local(),
-            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6 == METADATA_V6,
+            IpAddr::V6(v6) => v6.is_unicast_link_local() || v6.segments().starts_with(&INSTANCE_V6),
         };
         self.is_loopback() || self.address().is_some_and(is_link_local)
     }
@@ -219,6 +220,7 @@ mod tests {
             "169.254.170.2",
             "fe80::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
         ] {
             assert!(!to(host).is_loopback() && to(host).is_here_only(), "{host}");
         }
@@ -227,6 +229,7 @@ mod tests {
             "0.0.0.0",
             "10.0.0.1",
             "fd00::1",
+            "fd00:ec2::1:23",
             "notlocalhost",
         ] {
             assert!(!to(host).is_here_only(), "{host}");

@@ -52,7 +52,12 @@ impl Proxy {
             _ => return Err("only http, https, socks5 and socks5h proxies are known"),
         };
         // A password may hold anything but what ends the authority.
-        let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, beyond) = rest.split_at(end);
+        // Else the beginning of a password would be taken for host and port, to be looked up and printed.
+        if beyond.contains('@') {
+            return Err("special characters in its user and password must be percent-encoded");
+        }
         let (login, host) = match authority.rsplit_once('@') {
             Some((login, host)) => (Some(Login::parse(login)), host),
             None => (None, authority),
@@ -179,6 +184,10 @@ mod tests {
             "http://u:password@p:99999",
             "http://u:password@p q",
             "socks5://u@p",
+            "http://u:1#password@p:1",
+            "http://u:1/password@p",
+            "u:1?password@p/",
+            "socks5://u:1#password@p",
         ] {
             let problem = parse(url).unwrap_err();
             assert!(!problem.contains("password@"), "{problem}");

@@ -2,12 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use russh::keys::{Certificate, PublicKey};
+use tokio::task::spawn_blocking;
+use tracing::warn;
 
 use super::authorized_keys::AuthorizedKeys;
 use crate::peer;
+use crate::report::one_line;
 use crate::ssh::auth::server::{Policy, Verdict};
 
 /// Lets in the processes of one uid, with any user name and without proof.
@@ -104,8 +108,9 @@ impl Policy for Keys {
 pub enum Rule {
     /// Processes of the uid that runs this one ([`Owner`]).
     Owner,
-    /// Holders of a key ([`Keys`]).
-    Keys(Arc<AuthorizedKeys>),
+    /// Holders of a key ([`Keys`]) of the file at this path, which is read again for each client, as by sshd: whoever
+    /// is taken off the list does not get in any more.
+    Keys(PathBuf),
 }
 
 impl Rule {
@@ -119,10 +124,29 @@ impl Rule {
                 owner: rustix::process::geteuid().as_raw(),
                 peer: peer::uid(peer, local).await?,
             }),
-            Self::Keys(authorized) => Kind::Keys(Keys {
-                authorized: Arc::clone(authorized),
+            Self::Keys(path) => Kind::Keys(Keys {
+                authorized: Arc::new(listed(path).await),
             }),
         }))
+    }
+}
+
+/// The keys in the file at `path` as it is now; none when it cannot be used.
+async fn listed(path: &Path) -> AuthorizedKeys {
+    let path = path.to_owned();
+    // The file may be far away.
+    let loading = spawn_blocking(move || AuthorizedKeys::load(&path));
+    match loading.await {
+        Ok(Ok(authorized)) => authorized,
+        Ok(Err(error)) => {
+            let hint = error.hint();
+            warn!(error = one_line(&error), hint, "nobody is let in");
+            AuthorizedKeys::default()
+        }
+        Err(error) => {
+            warn!(%error, "nobody is let in");
+            AuthorizedKeys::default()
+        }
     }
 }
 

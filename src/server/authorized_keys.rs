@@ -11,6 +11,7 @@ use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Certificate, PublicKey};
 use thiserror::Error;
+use tracing::warn;
 
 /// Largest file read.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
@@ -25,6 +26,16 @@ const HARMLESS: [&str; 6] = [
     "x11-forwarding",
 ];
 
+/// What a certificate has to permit (PROTOCOL.certkeys): all that ssh-keygen puts into one unless told otherwise. One that
+/// permits less restricts its holder, which is not enforced here.
+const PERMISSIONS: [&str; 5] = [
+    "permit-X11-forwarding",
+    "permit-agent-forwarding",
+    "permit-port-forwarding",
+    "permit-pty",
+    "permit-user-rc",
+];
+
 /// Why an authorized_keys file cannot be used.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -36,6 +47,12 @@ pub enum LoadError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// It is a pipe or the like, which cannot be read again for each login.
+    #[error("authorized keys {path} are not in a regular file", path = .path.display())]
+    NotFile {
+        /// Where they should be.
+        path: PathBuf,
     },
     /// Others than the owner can write to the file.
     #[error("permissions {mode:04o} of {path} let others add keys", path = .path.display())]
@@ -52,6 +69,9 @@ impl LoadError {
     pub fn hint(&self) -> String {
         match self {
             Self::File { path, .. } => format!("put public keys into '{}'", path.display()),
+            Self::NotFile { .. } => {
+                "name a file with --authorized-keys: it is read again for each login".to_owned()
+            }
             Self::Writable { path, .. } => format!("chmod go-w '{}'", path.display()),
         }
     }
@@ -105,6 +125,12 @@ impl AuthorizedKeys {
             path: path.to_owned(),
             source,
         };
+        // Before it is opened: that of a pipe might have no end.
+        if !path.metadata().map_err(failed)?.is_file() {
+            return Err(LoadError::NotFile {
+                path: path.to_owned(),
+            });
+        }
         let file = File::open(path).map_err(failed)?;
         let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
         if mode & 0o022 != 0 {
@@ -156,18 +182,19 @@ impl AuthorizedKeys {
     /// Whether `certificate`, whose signature has been checked, may log in as `user`: its
     /// authority is listed with `cert-authority`, and one of its principals is the user name or,
     /// when the line has `principals="…"`, one of those. Of a login name `USER+TARGET` it is enough
-    /// when one is `USER`.
+    /// when one is `USER`. One that does not permit all that its holder could do here is not accepted.
     pub fn certifies(&self, certificate: &Certificate, user: &str) -> bool {
         let names = certificate.valid_principals();
         let person = user.rsplit_once('+').map(|(person, _)| person);
         let is_user = |name: &str| name == user || person == Some(name);
-        self.authorities.iter().any(|authority| {
+        let is_listed = self.authorities.iter().any(|authority| {
             authority.key == *certificate.signature_key()
                 && match &authority.principals {
                     Some(allowed) => names.iter().any(|name| allowed.contains(name)),
                     None => names.iter().any(|name| is_user(name)),
                 }
-        })
+        });
+        is_listed && is_unrestricted(certificate)
     }
 
     fn add(&mut self, line: &str) -> Result<(), RefusedReason> {
@@ -201,6 +228,21 @@ impl AuthorizedKeys {
         }
         Ok(())
     }
+}
+
+/// Whether `certificate` permits everything; if it does not, the log says what is missing.
+fn is_unrestricted(certificate: &Certificate) -> bool {
+    let is_missing = |name: &&str| !certificate.extensions().contains_key(*name);
+    let missing = PERMISSIONS.into_iter().find(is_missing);
+    if let Some(missing) = missing {
+        warn!(
+            id = ?certificate.key_id(),
+            missing,
+            "a certificate is not accepted: it leaves out what cannot be denied here; \
+             hint: sign it with all the permissions that ssh-keygen gives by default"
+        );
+    }
+    missing.is_none()
 }
 
 /// `TYPE BASE64 [COMMENT]`.
@@ -356,12 +398,47 @@ mod tests {
     }
 
     #[test]
+    fn certificates_that_leave_something_out_are_refused() {
+        use russh::keys::PrivateKey;
+        use russh::keys::ssh_key::certificate::Builder;
+
+        let authority = PrivateKey::from_openssh(include_str!("../../keys/user_ca")).unwrap();
+        let keys = AuthorizedKeys::parse(&format!("cert-authority {CA}"));
+        let is_welcome = |extensions: &[&str]| {
+            let mut certificate = Builder::new([0; 16], key(ED25519), 0, 4_000_000_000).unwrap();
+            certificate.valid_principal("tester").unwrap();
+            for name in extensions {
+                certificate.extension(*name, "").unwrap();
+            }
+            keys.certifies(&certificate.sign(&authority).unwrap(), "tester")
+        };
+        let all = [
+            "permit-X11-forwarding",
+            "permit-agent-forwarding",
+            "permit-port-forwarding",
+            "permit-pty",
+            "permit-user-rc",
+        ];
+        assert!(is_welcome(&all));
+        assert!(is_welcome(&[&all[..], &["login@example.com"]].concat()));
+        assert!(!is_welcome(&[]));
+        for left_out in all {
+            let rest = all.into_iter().filter(|name| *name != left_out);
+            assert!(!is_welcome(&rest.collect::<Vec<_>>()), "{left_out}");
+        }
+    }
+
+    #[test]
     fn a_file_that_others_can_change_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("authorized_keys");
         assert!(matches!(
             AuthorizedKeys::load(&path),
             Err(LoadError::File { .. })
+        ));
+        assert!(matches!(
+            AuthorizedKeys::load(directory.path()),
+            Err(LoadError::NotFile { .. })
         ));
         std::fs::write(&path, ED25519).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o664)).unwrap();

@@ -1,10 +1,12 @@
 //! One local connection, from its first byte to its last.
 
 use std::future::{Future, pending, ready};
+use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
+use rustix::net::sockopt::set_socket_keepalive;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -129,10 +131,8 @@ impl Doorman for Guide<'_> {
 
 /// Who is at the other end, and what that allows; none when it cannot be told or the client has left.
 async fn identify(shared: &Shared, stream: &TcpStream, peer: SocketAddr) -> Option<Access> {
-    let local = stream
-        .set_nodelay(true)
-        .and_then(|()| stream.local_addr())
-        .ok()?;
+    prepare(stream).ok()?;
+    let local = stream.local_addr().ok()?;
     match shared.access.of_client(peer, local).await {
         Ok(access) => Some(access),
         Err(error) => {
@@ -140,6 +140,14 @@ async fn identify(shared: &Shared, stream: &TcpStream, peer: SocketAddr) -> Opti
             None
         }
     }
+}
+
+/// Has the kernel send at once what is written, and notice a client that is gone without a word (`TCPKeepAlive` of sshd):
+/// one that is only silent answers.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    set_socket_keepalive(stream, true)?;
+    Ok(())
 }
 
 async fn serve_relay(
@@ -252,4 +260,22 @@ async fn comes_up(upstream: &Upstream) {
 /// Now, on the clock of the runtime.
 fn now() -> std::time::Instant {
     Instant::now().into_std()
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::socket_keepalive;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_looks_after_clients_that_vanish() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let (stream, _) = accepted.unwrap();
+        prepare(&stream).unwrap();
+        assert!(socket_keepalive(&stream).unwrap() && stream.nodelay().unwrap());
+    }
 }

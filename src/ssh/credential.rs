@@ -1,5 +1,6 @@
 //! What a client logs in with.
 
+mod certificate;
 mod error;
 mod identity;
 mod locked;
@@ -12,11 +13,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::{Certificate, PrivateKey, PublicKey};
+use russh::keys::{PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+pub use self::certificate::{CertificateFile, load_certificate};
 pub use self::error::LoadError;
-pub use self::identity::{load_certificate, load_identity};
+pub use self::identity::load_identity;
 pub use self::locked::LockedKey;
 pub(crate) use self::sign::sign;
 use super::person::Person;
@@ -29,7 +31,7 @@ pub enum Credential {
         /// The key, decrypted.
         key: Arc<PrivateKey>,
         /// A user certificate of the key.
-        certificate: Option<Arc<Certificate>>,
+        certificate: Option<CertificateFile>,
         /// What to call it in messages, such as the path of its file.
         label: String,
     },
@@ -38,7 +40,7 @@ pub enum Credential {
         /// The key.
         key: Arc<LockedKey>,
         /// A user certificate of the key.
-        certificate: Option<Arc<Certificate>>,
+        certificate: Option<CertificateFile>,
         /// What to call it in messages.
         label: String,
     },
@@ -57,7 +59,7 @@ pub enum Credential {
 pub struct AgentKeys {
     pub(super) socket: PathBuf,
     pub(super) only: Option<KeyData>,
-    pub(super) certificate: Option<Arc<Certificate>>,
+    pub(super) certificate: Option<CertificateFile>,
 }
 
 impl AgentKeys {
@@ -85,7 +87,7 @@ impl AgentKeys {
 
     /// The key of `certificate` only, presented by that certificate, which the agent need not hold.
     #[must_use]
-    pub fn certified(mut self, certificate: Arc<Certificate>) -> Self {
+    pub fn certified(mut self, certificate: CertificateFile) -> Self {
         self.only = Some(certificate.public_key().clone());
         self.certificate = Some(certificate);
         self
@@ -106,7 +108,7 @@ pub fn certify(credentials: &mut Vec<Credential>, path: &Path) -> Result<(), Loa
     let certificate = load_certificate(path)?;
     let is_its_key = |key: &PublicKey| key.key_data() == certificate.public_key();
     let certified = credentials.iter().enumerate().find_map(|(at, credential)| {
-        let certificate = Some(Arc::clone(&certificate));
+        let certificate = Some(certificate.clone());
         let label = path.display().to_string();
         let certified = match credential {
             Credential::Key { key, .. } if is_its_key(key.public_key()) => Credential::Key {

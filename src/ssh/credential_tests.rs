@@ -3,13 +3,16 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use russh::keys::{Algorithm, HashAlg};
+use russh::keys::ssh_key::certificate::Builder;
+use russh::keys::{Algorithm, Certificate, HashAlg};
 
 use super::*;
-use crate::ssh::auth::client::Outcome;
+use crate::ssh::auth::client::{Offer, Outcome};
 use crate::ssh::host_key;
+use crate::ssh::memory::Memory;
 use crate::ssh::person::{Answer, Answers, Attendance, Inquiry, Nobody, Topic, Unanswered};
 use crate::ssh::transport::algorithm::Named as _;
+use crate::ssh::wallet::Wallet;
 
 /// A copy of a test key that nobody else can read, as Git does not keep that mode.
 struct Copy {
@@ -195,7 +198,57 @@ fn the_certificate_beside_a_key_is_offered_first() {
         else {
             panic!("{credentials:?}");
         };
+        let certificate = certificate.current();
         assert_eq!(certificate.valid_principals(), ["tester", "root"]);
+    }
+}
+
+/// The keys that a login by `credentials` would offer now, in this order.
+async fn offered(credentials: &[Credential]) -> Vec<Vec<u8>> {
+    let here = Some(Attendance::default());
+    let wallet = Wallet::open(credentials, "tester", here, &Memory::default()).await;
+    let blob = |offer| match offer {
+        Offer::PublicKey { blob, .. } => blob,
+        other => panic!("{other:?}"),
+    };
+    wallet.offers().into_iter().map(blob).collect()
+}
+
+#[tokio::test]
+async fn a_certificate_is_read_again_for_each_login() {
+    let authority = PrivateKey::from_openssh(include_str!("../../keys/user_ca")).unwrap();
+    let sign = |key: &PublicKey, serial| {
+        let mut certificate = Builder::new([0; 16], key.clone(), 0, 4_000_000_000).unwrap();
+        certificate.serial(serial).unwrap();
+        certificate.all_principals_valid().unwrap();
+        certificate.sign(&authority).unwrap()
+    };
+    for name in ["ed25519", "ed25519_passphrase"] {
+        let copy = Copy::of(name);
+        let key = public(&format!("{name}.pub"));
+        let beside = copy.path.with_file_name(format!("{name}-cert.pub"));
+        let write = |text: &str| std::fs::write(&beside, text).unwrap();
+        let (first, second) = (sign(&key, 1), sign(&key, 2));
+        write(&first.to_openssh().unwrap());
+        let typist: Arc<dyn Answer> = Typist::new(&["ssmshim"]);
+        let credentials = load_identity(&copy.path, &typist).unwrap();
+        let with = |certificate: &Certificate| {
+            vec![certificate.to_bytes().unwrap(), key.to_bytes().unwrap()]
+        };
+        assert_eq!(offered(&credentials).await, with(&first), "{name}");
+        write(&second.to_openssh().unwrap());
+        assert_eq!(offered(&credentials).await, with(&second), "{name}");
+
+        // Half written, of another key, not there: better the old one than none.
+        for text in [
+            "ssh-ed25519-cert-v01@openssh.com AAAA",
+            include_str!("../../keys/user_cert-cert.pub"),
+        ] {
+            write(text);
+            assert_eq!(offered(&credentials).await, with(&first), "{name}");
+        }
+        std::fs::remove_file(&beside).unwrap();
+        assert_eq!(offered(&credentials).await, with(&first), "{name}");
     }
 }
 

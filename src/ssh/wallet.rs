@@ -6,13 +6,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::{Algorithm, Certificate, PrivateKey};
+use russh::keys::{Algorithm, PrivateKey};
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
 use super::agent::{self, Agent};
 use super::auth::client::{Offer, Outcome, Questions, Unanswered};
-use super::credential::{AgentKeys, Authorize, Credential, LockedKey, sign};
+use super::credential::{AgentKeys, Authorize, CertificateFile, Credential, LockedKey, sign};
 use super::known_hosts::{fingerprint, key_type};
 use super::memory::{Mark, Memory};
 use super::person::{Attendance, Password, Person, is_password};
@@ -97,12 +97,12 @@ impl Wallet {
                     key,
                     certificate,
                     label,
-                } => wallet.put_open(key, certificate.as_deref(), label),
+                } => wallet.put_open(key, certificate.as_ref(), label),
                 Credential::Locked {
                     key,
                     certificate,
                     label,
-                } => wallet.put_locked(key, certificate.as_deref(), label).await,
+                } => wallet.put_locked(key, certificate.as_ref(), label).await,
                 Credential::Agent(keys) => wallet.put_agent(keys),
                 Credential::Ephemeral(authorize) => wallet.put_ephemeral(authorize),
                 Credential::Password(password) => {
@@ -235,7 +235,12 @@ impl Wallet {
         }
     }
 
-    fn put_open(&mut self, key: &Arc<PrivateKey>, certificate: Option<&Certificate>, label: &str) {
+    fn put_open(
+        &mut self,
+        key: &Arc<PrivateKey>,
+        certificate: Option<&CertificateFile>,
+        label: &str,
+    ) {
         if let Some(blob) = blob_of(key.public_key().key_data(), certificate) {
             // Signing costs nobody a touch: no query, one round trip less.
             self.put_key(blob, label, false, Secret::Key(Arc::clone(key)));
@@ -245,7 +250,7 @@ impl Wallet {
     async fn put_locked(
         &mut self,
         key: &Arc<LockedKey>,
-        certificate: Option<&Certificate>,
+        certificate: Option<&CertificateFile>,
         label: &str,
     ) {
         let unavailable = |outcome| Offer::Unavailable {
@@ -307,12 +312,14 @@ impl Wallet {
             true => 2 * u8::from(has_expired(key)),
             false => 1,
         });
+        let certificate = keys.certificate.as_ref();
+        let certified = certificate.and_then(|certificate| certificate.current().to_bytes().ok());
         let is_named = keys.only.is_some();
         for key in listed {
             let blob = match &keys.certificate {
                 None => Some(key.clone()),
                 Some(_) if is_certificate(&key) => None,
-                Some(certificate) => certificate.to_bytes().ok(),
+                Some(_) => certified.clone(),
             };
             let Some(blob) = blob else { continue };
             let label = if is_certificate(&blob) {
@@ -463,10 +470,10 @@ impl Wallet {
     }
 }
 
-/// What goes over the wire: the certificate, where there is one, in place of the key.
-fn blob_of(key: &KeyData, certificate: Option<&Certificate>) -> Option<Vec<u8>> {
+/// What goes over the wire: the certificate as it is now, where there is one, in place of the key.
+fn blob_of(key: &KeyData, certificate: Option<&CertificateFile>) -> Option<Vec<u8>> {
     match certificate {
-        Some(certificate) => certificate.to_bytes().ok(),
+        Some(certificate) => certificate.current().to_bytes().ok(),
         None => {
             use russh::keys::ssh_encoding::Encode as _;
             key.encode_vec().ok()

@@ -411,15 +411,26 @@ async fn certificates_that_the_agent_does_not_hold_log_in() {
     let Some(agent) = Agent::start(sshd.path()).await else {
         return;
     };
+    let authority = copy_key("user_ca", sshd.path());
     for name in ["user_cert", "rsa_user_cert"] {
         let path = copy_key(name, sshd.path());
         let beside = sshd.path().join(format!("{name}-cert.pub"));
         let elsewhere = sshd.path().join("certificate");
         std::fs::rename(&beside, &elsewhere).unwrap();
         run(&mut ssh_add(&agent.socket, &[&path.display().to_string()]));
+        let good = std::fs::read(&elsewhere).unwrap();
+        let public = sshd.path().join(format!("{name}.pub"));
+        let expired = ["-q", "-I", "old", "-n", "tester", "-V", "20200101:20200102"];
+        let mut sign = Command::new("ssh-keygen");
+        run(sign.args(expired).arg("-s").arg(&authority).arg(&public));
+        std::fs::rename(&beside, &elsewhere).unwrap();
+
         let certificate = load_certificate(&elsewhere).unwrap();
         let keys = AgentKeys::new(&agent.socket).certified(certificate);
-        log_in(&sshd, &[Credential::Agent(keys)]).await.unwrap();
+        let keys = [Credential::Agent(keys)];
+        assert!(log_in(&sshd, &keys).await.is_err(), "it has expired");
+        std::fs::write(&elsewhere, good).unwrap();
+        log_in(&sshd, &keys).await.unwrap();
     }
 }
 

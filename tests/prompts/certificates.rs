@@ -119,6 +119,28 @@ fn a_certificate_logs_in_from_a_file_and_from_the_agent() {
     assert_eq!(daemon.wait().0, 1);
 }
 
+/// As those who hand out certificates for a day do.
+#[test]
+fn a_renewed_certificate_is_shown_by_the_next_login() {
+    let Some(certified) = Certified::new() else {
+        return;
+    };
+    let user = user();
+    let key = certified.key.display().to_string();
+    let login = ["--user", &user, "--identity", &key, "--json"];
+    let daemon = certified.far.launch(&login, &[]);
+    daemon.expect("ready");
+    certify(
+        &certified.authority,
+        &["-z", "2222", "-n", &user],
+        &certified.key,
+    );
+    certified.sshd.end_sessions();
+    until("the login with the renewed one is logged", || {
+        certified.sshd.log().contains("(serial 2222)").then_some(())
+    });
+}
+
 #[test]
 fn a_certified_host_key_is_known_and_a_revoked_one_refused() {
     let Some(certified) = Certified::new() else {

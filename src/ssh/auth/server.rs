@@ -71,8 +71,9 @@ pub trait Policy {
     /// Whether `user` may log in with `certificate`.
     ///
     /// It is a user certificate within its dates, without critical options, and its signature by
-    /// [`Certificate::signature_key`] is valid. Whether that authority is trusted and whether the
-    /// principals fit is for the policy to say. Otherwise as [`Policy::publickey`].
+    /// [`Certificate::signature_key`] is valid. Whether that authority is trusted, whether the
+    /// principals fit and what the extensions permit is for the policy to say. Otherwise as
+    /// [`Policy::publickey`].
     fn certificate(&mut self, user: &str, certificate: &Certificate, algorithm: &str) -> Verdict {
         let _ = (user, certificate, algorithm);
         Verdict::Reject

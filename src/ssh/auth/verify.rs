@@ -106,7 +106,7 @@ pub enum CertificateFault {
 }
 
 /// Checks that `certificate` is a user certificate that its authority signed and `now` is within its
-/// dates. Says nothing on whether the authority is trusted, nor on the principals.
+/// dates. Says nothing on whether the authority is trusted, nor on the principals, nor on what it permits.
 ///
 /// # Errors
 /// A [`CertificateFault`].

@@ -9,9 +9,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use russh::keys::key::parse_public_key;
 use russh::keys::ssh_key::public::KeyData;
-use russh::keys::{self, Algorithm, Certificate, PrivateKey, PublicKey};
+use russh::keys::{self, Algorithm, PrivateKey, PublicKey};
 use zeroize::Zeroizing;
 
+use super::certificate::{CertificateFile, load_certificate};
 use super::error::LoadError;
 use super::locked::LockedKey;
 use super::{AgentKeys, Credential, pem};
@@ -38,7 +39,7 @@ pub fn load_identity(path: &Path, answer: &Arc<dyn Answer>) -> Result<Vec<Creden
             let Some(public) = public_beside(&path) else {
                 return Err(LoadError::Unreadable { path, source });
             };
-            return in_agent(&path, public);
+            return in_agent(&with_suffix(&path, ".pub"), public);
         }
         Err(error) => return Err(error),
     };
@@ -73,19 +74,6 @@ pub fn load_identity(path: &Path, answer: &Arc<dyn Answer>) -> Result<Vec<Creden
             }
         }
     }
-}
-
-/// Loads the OpenSSH user certificate at `path`.
-///
-/// # Errors
-/// A [`LoadError`] when the file cannot be read or is something else.
-pub fn load_certificate(path: &Path) -> Result<Arc<Certificate>, LoadError> {
-    let text = read(path).map_err(|source| unreadable(path, source))?;
-    let certificate = public_key_of(&text).and_then(|key| KeyData::from(key).into_certificate());
-    let not_one = || LoadError::NotCertificate {
-        path: path.to_owned(),
-    };
-    certificate.map(Arc::new).ok_or_else(not_one)
 }
 
 /// What is in a private key file.
@@ -132,7 +120,7 @@ fn is_supported(algorithm: &Algorithm) -> bool {
 fn with_certificate(
     path: &Path,
     key: &PublicKey,
-    credential: impl Fn(Option<Arc<Certificate>>, String) -> Credential,
+    credential: impl Fn(Option<CertificateFile>, String) -> Credential,
 ) -> Result<Vec<Credential>, LoadError> {
     let label = path.display().to_string();
     let certificate = certificate_beside(path, key)?;
@@ -151,7 +139,7 @@ fn in_agent(path: &Path, public: PublicKey) -> Result<Vec<Credential>, LoadError
     };
     let agent = AgentKeys::of_environment().ok_or_else(no_agent)?;
     if let KeyData::Certificate(certificate) = public.key_data() {
-        let certificate = Arc::new((**certificate).clone());
+        let certificate = CertificateFile::new(path, (**certificate).clone());
         return Ok(vec![Credential::Agent(agent.certified(certificate))]);
     }
     let private = match path.extension() {
@@ -202,7 +190,7 @@ fn unreadable(path: &Path, source: io::Error) -> LoadError {
     }
 }
 
-fn read(path: &Path) -> io::Result<Zeroizing<String>> {
+pub(super) fn read(path: &Path) -> io::Result<Zeroizing<String>> {
     read_bounded(std::fs::File::open(path)?)
 }
 
@@ -214,7 +202,7 @@ fn read_bounded(file: std::fs::File) -> io::Result<Zeroizing<String>> {
 }
 
 /// The key or certificate of a `.pub` file: type, base64 and a comment on one line.
-fn public_key_of(text: &str) -> Option<PublicKey> {
+pub(super) fn public_key_of(text: &str) -> Option<PublicKey> {
     let line = text.lines().find(|line| !line.trim().is_empty())?;
     let blob = STANDARD.decode(line.split_whitespace().nth(1)?).ok()?;
     parse_public_key(&blob).ok()
@@ -234,7 +222,7 @@ fn public_beside(path: &Path) -> Option<PublicKey> {
     public_key_of(&read(&with_suffix(path, ".pub")).ok()?)
 }
 
-fn certificate_beside(path: &Path, key: &PublicKey) -> Result<Option<Arc<Certificate>>, LoadError> {
+fn certificate_beside(path: &Path, key: &PublicKey) -> Result<Option<CertificateFile>, LoadError> {
     let path = with_suffix(path, "-cert.pub");
     let bad = |path: PathBuf| LoadError::BadCertificate { path };
     match load_certificate(&path) {
