@@ -1,5 +1,6 @@
 //! Messages that a peer most probably has, and never acknowledged.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(32);
 /// They are spread over a minute, each twice as far from the next as from the one before. Whoever lost every one of
 /// them has lost a socket in just these moments, and has come back each time.
 const CERTAIN: u32 = 6;
+/// As many are enough when there is no more room.
+const PROBABLE: u32 = 2;
 /// How many times the bytes that may wait for acknowledgement may be in doubt beside them.
 const ROOM: usize = 4;
 
@@ -53,9 +56,22 @@ impl Doubts {
         }
     }
 
-    /// Whether there is room for another message. What finds none has to wait for an acknowledgement.
-    pub(super) fn has_room(&self) -> bool {
-        self.bytes < self.limit_bytes
+    /// Whether there is room for another message. For want of it, what was passed over in silence most often is
+    /// forgotten a little early: else nothing new could be sent for a minute, and the peer would end the session.
+    pub(super) fn makes_room(&mut self) -> bool {
+        while self.bytes >= self.limit_bytes {
+            let least_doubtful = self
+                .messages
+                .iter()
+                .filter(|(_, doubt)| doubt.silences >= PROBABLE)
+                .max_by_key(|(seq, doubt)| (doubt.silences, Reverse(**seq)))
+                .map(|(seq, _)| *seq);
+            match least_doubtful {
+                Some(seq) => self.remove(seq),
+                None => return false,
+            };
+        }
+        true
     }
 
     /// Takes message `seq` in.
@@ -206,10 +222,27 @@ mod tests {
         let now = Instant::now();
         let mut doubts = Doubts::new(1000);
         doubts.add(0, Bytes::from(vec![0; 3999]), now);
-        assert!(doubts.has_room());
+        assert!(doubts.makes_room());
         doubts.add(1, Bytes::from_static(b"x"), now);
-        assert!(!doubts.has_room());
+        assert!(!doubts.makes_room());
         doubts.remove(0);
-        assert!(doubts.has_room());
+        assert!(doubts.makes_room());
+    }
+
+    #[test]
+    fn what_was_passed_over_most_often_makes_room() {
+        let start = Instant::now();
+        let mut doubts = Doubts::new(1000);
+        doubts.add(0, Bytes::from(vec![0; 2000]), start);
+        doubts.add(1, Bytes::from(vec![0; 2000]), start + 2 * SECOND);
+        for (turn, wait) in [(0, 1), (10, 3)] {
+            assert!(!doubts.makes_room());
+            let now = start + wait * SECOND;
+            assert!(doubts.handle_timeout(now));
+            while doubts.transmit(turn, now).is_some() {}
+            doubts.judge(turn + 1);
+        }
+        assert!(doubts.makes_room());
+        assert!(!doubts.remove(0) && doubts.remove(1));
     }
 }

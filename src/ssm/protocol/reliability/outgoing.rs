@@ -403,7 +403,7 @@ impl Outgoing {
             }
             entry.note_silence(turn);
             if entry.silences >= SILENCES
-                && self.doubts.has_room()
+                && self.doubts.makes_room()
                 && let Some(frame) = entry.frame.take()
             {
                 self.bytes -= frame.len();
