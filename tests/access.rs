@@ -94,7 +94,10 @@ fn keys_admit_their_holders_and_nobody_else() {
     make_key(&stranger);
     let list = world.path("members");
     let key = std::fs::read_to_string(member.with_extension("pub")).expect("ssh-keygen made it");
-    std::fs::write(&list, format!("# those who may\n\n{key}")).expect("our own directory");
+    let restricted = std::fs::read_to_string(stranger.with_extension("pub"));
+    let restricted = restricted.expect("ssh-keygen made it");
+    let lines = format!("# those who may\n\n{key}from=\"10.0.0.1\" {restricted}");
+    std::fs::write(&list, lines).expect("our own directory");
     restart(
         &mut world,
         &[
@@ -109,6 +112,13 @@ fn keys_admit_their_holders_and_nobody_else() {
     assert_eq!(world.ssh(&[], "echo inside").ok().text(), "inside");
     world.target.identity = stranger;
     stays_outside(&world);
+    let daemon = world.daemon.as_ref().expect("it runs");
+    until("the line that grants nothing is told", || {
+        daemon
+            .stderr()
+            .contains("line 4: option `from`")
+            .then_some(())
+    });
 }
 
 #[test]

@@ -19,6 +19,7 @@ use thiserror::Error;
 use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use self::control::Control;
 pub use self::fleet::{Fleet, Report, What};
@@ -121,7 +122,11 @@ impl Daemon {
             config::Access::Owner => Rule::Owner,
             config::Access::Keys => {
                 // Now rather than when the first client comes: a list that cannot be used is a mistake.
-                AuthorizedKeys::load(&endpoint.authorized_keys)?;
+                let listed = AuthorizedKeys::load(&endpoint.authorized_keys)?;
+                for refused in listed.refused() {
+                    let path = endpoint.authorized_keys.display();
+                    warn!(%path, "authorized keys, {refused}");
+                }
                 Rule::Keys(endpoint.authorized_keys.clone())
             }
         };
