@@ -225,6 +225,22 @@ fn directories_come_in_batches() {
 }
 
 #[test]
+fn homes_of_others_are_found() {
+    let mut client = Client::new();
+    let root = Account::named("root".as_ref()).unwrap();
+    for (path, rest) in [("~root", ""), ("~root/", ""), ("~root//a/b", "a/b")] {
+        let expanded = client.server.expand(Path::new(path)).ok();
+        assert_eq!(expanded, Some(root.home.join(rest)), "{path}");
+    }
+    for path in ["~no-such-user", "~no-such-user/x"] {
+        let (kind, fields) = client.extended("expand-path@openssh.com", &strings(&[path]));
+        let mut fields = Reader::new(&fields);
+        assert_eq!((kind, fields.u32().unwrap()), (fxp::STATUS, NO_SUCH_FILE));
+        assert_eq!(fields.string().unwrap(), b"no such user");
+    }
+}
+
+#[test]
 fn paths_are_made_absolute() {
     let mut client = Client::new();
     let home = fs::canonicalize(client.home.path()).unwrap();
