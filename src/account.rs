@@ -6,6 +6,9 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
+/// The password file.
+const PASSWD: &str = "/etc/passwd";
+
 /// What the password file says of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Account {
@@ -20,21 +23,39 @@ impl Account {
     /// Where the password file does not know it (directory services, arbitrary ids of containers), the environment tells.
     pub(crate) fn current() -> Self {
         let uid = rustix::process::geteuid().as_raw();
-        fs::read("/etc/passwd")
+        fs::read(PASSWD)
             .ok()
-            .and_then(|passwd| Self::find(&passwd, uid))
+            .and_then(|passwd| Self::with_uid(&passwd, uid))
             .unwrap_or_else(|| Self::from_environment(uid))
     }
 
+    /// The account called `name`, if the password file knows it or it is the current one.
+    pub(crate) fn named(name: &OsStr) -> Option<Self> {
+        let passwd = fs::read(PASSWD).ok();
+        passwd
+            .and_then(|passwd| Self::with_name(&passwd, name))
+            .or_else(|| Some(Self::current()).filter(|account| account.name == name))
+    }
+
     /// Finds `uid` in the text of a password file.
-    fn find(passwd: &[u8], uid: u32) -> Option<Self> {
+    fn with_uid(passwd: &[u8], uid: u32) -> Option<Self> {
         let uid = uid.to_string();
+        Self::find(passwd, |_, id| id == uid.as_bytes())
+    }
+
+    /// Finds `name` in the text of a password file.
+    fn with_name(passwd: &[u8], name: &OsStr) -> Option<Self> {
+        Self::find(passwd, |known, _| known == name.as_bytes())
+    }
+
+    /// The first account in the text of a password file whose name and id are meant.
+    fn find(passwd: &[u8], is_meant: impl Fn(&[u8], &[u8]) -> bool) -> Option<Self> {
         passwd.split(|byte| *byte == b'\n').find_map(|line| {
             let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
             let [name, _password, id, _group, _comment, home, shell] = fields[..] else {
                 return None;
             };
-            if id != uid.as_bytes() {
+            if !is_meant(name, id) {
                 return None;
             }
             let or = |field: &[u8], default: &str| {
@@ -77,7 +98,7 @@ mod tests {
             short:x:1000\n\
             \xff\xfe:x:1001:1001::/home/\xff:/bin/zsh\n\
             bare:x:1002:1002:::\n";
-        let account = |uid| Account::find(passwd, uid);
+        let account = |uid| Account::with_uid(passwd, uid);
         assert_eq!(account(0).unwrap().shell_name(), "bash");
         assert_eq!(account(1000), None);
         assert_eq!(
@@ -90,5 +111,11 @@ mod tests {
             (OsStr::new("/"), OsStr::new("/bin/sh"))
         );
         assert_eq!(account(7), None);
+        let named = |name: &str| Account::with_name(passwd, name.as_ref());
+        assert_eq!(named("root"), account(0));
+        assert_eq!(
+            (named("roo"), named(""), named("short")),
+            (None, None, None)
+        );
     }
 }

@@ -10,6 +10,8 @@ pub enum Subject {
     Configuration,
     StateDirectory,
     LocalPort,
+    LocalHostKey,
+    AuthorizedKeys,
     Region,
     Credentials,
     Proxy,
@@ -44,10 +46,12 @@ pub enum Subject {
 
 impl Subject {
     /// All of them, in order.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 35] = [
         Self::Configuration,
         Self::StateDirectory,
         Self::LocalPort,
+        Self::LocalHostKey,
+        Self::AuthorizedKeys,
         Self::Region,
         Self::Credentials,
         Self::Proxy,
@@ -86,6 +90,8 @@ impl Subject {
             Self::Configuration => "configuration",
             Self::StateDirectory => "state-directory",
             Self::LocalPort => "local-port",
+            Self::LocalHostKey => "local-host-key",
+            Self::AuthorizedKeys => "authorized-keys",
             Self::Region => "region",
             Self::Credentials => "credentials",
             Self::Proxy => "proxy",

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `check` | subjects, verdicts, the report; pure |
 //! | `examination` | one check after the other, and those that an earlier one stands in the way of |
-//! | `computer`, `listener` | configuration, state directory, the local port and who has it |
+//! | `computer`, `listener` | configuration, state directory, the local port and who has it, our host key, who may log in |
 //! | `account` | region, credentials, who they are, what they may ask |
 //! | `network`, `clock` | proxy, DNS, TCP and TLS of both endpoints; the time |
 //! | `machine` | the target and its agent |
@@ -43,7 +43,7 @@ use self::examination::{Examination, Step, both, seen};
 use self::login::Means;
 use self::trial::Trial;
 use crate::aws::Aws;
-use crate::config::{Endpoint, Overrides, Serve, UsageError};
+use crate::config::{Access, Endpoint, Overrides, Serve, UsageError};
 use crate::daemon::parts;
 use crate::target::Machine;
 use crate::tunnel::{self, Tunnel};
@@ -62,6 +62,9 @@ pub struct Order {
 #[derive(Debug, Clone)]
 struct Config {
     listen: SocketAddr,
+    access: Access,
+    authorized_keys: PathBuf,
+    host_key: PathBuf,
     /// Its target is empty where none is meant.
     serve: Serve,
 }
@@ -76,6 +79,9 @@ impl Order {
             let wanted = endpoint.target.as_deref().unwrap_or_default();
             Ok(Config {
                 listen: endpoint.listen,
+                access: endpoint.access,
+                authorized_keys: endpoint.authorized_keys.clone(),
+                host_key: endpoint.host_key.clone(),
                 serve: endpoint.toward(wanted)?,
             })
         });

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, DATE};
+use hyper::header::{CONTENT_TYPE, DATE, ORIGIN};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -152,7 +152,17 @@ async fn connection(hub: Arc<Hub>, stream: TcpStream, permit: Permit) -> Result<
     }
 }
 
+/// Answers a request, unless a web page has made it.
+///
+/// A browser is a process of ours, and pages of anybody's can have it send requests here that start sessions, inject
+/// faults or open WebSockets. It names the page in all of these; SDKs, agents and plugins have none to name.
 async fn route(hub: &Arc<Hub>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    if request.headers().contains_key(ORIGIN) {
+        return text(
+            StatusCode::FORBIDDEN,
+            "not for web pages: send the request without an Origin header\n",
+        );
+    }
     if request.uri().path() == control::PATH {
         return control::handle(hub, request).await;
     }

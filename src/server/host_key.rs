@@ -109,6 +109,21 @@ pub fn load_or_create_all(path: &Path) -> Result<Vec<HostKey>, Error> {
     Ok(keys)
 }
 
+/// Whether the host key at `path` is there; without making any.
+///
+/// # Errors
+/// What is wrong with the files that are there, as [`load_or_create_all`] would have it.
+pub fn is_made(path: &Path) -> Result<bool, Error> {
+    let first = load(path)?;
+    let is_enough = first.as_ref().is_some_and(|key| key.algorithm() == ECDSA);
+    if !is_enough
+        && let Err(error @ (Error::TooOpen { .. } | Error::Unusable { .. })) = load(&beside(path))
+    {
+        return Err(error);
+    }
+    Ok(first.is_some())
+}
+
 /// The file of the ECDSA key that goes with the one at `path`.
 fn beside(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();

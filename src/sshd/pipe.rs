@@ -103,6 +103,8 @@ struct State {
     rung: bool,
     /// Whether the channel or the connection is over.
     closed: bool,
+    /// Whether the connection is over.
+    gone: bool,
 
     inbound: ByteQueue,
     /// Whether nothing follows what `inbound` holds.
@@ -247,6 +249,11 @@ impl Pipe {
         self.until(|state| state.closed).await;
     }
 
+    /// Waits until the connection is over, which the end of the channel alone does not mean.
+    pub(super) async fn gone(&self) {
+        self.until(|state| state.gone).await;
+    }
+
     /// Waits until nothing more of `stream` is read at the other end.
     pub(super) async fn unread(&self, stream: Stream) {
         self.until(|state| state.is_unread(stream)).await;
@@ -272,7 +279,7 @@ impl Drop for Pipe {
     }
 }
 
-/// The driver's end. Dropping it tells the task that the channel is closed.
+/// The driver's end. Dropping it before the task's end tells the task that the connection is over.
 #[derive(Debug)]
 pub(super) struct PipeEnd {
     shared: Arc<Shared>,
@@ -356,6 +363,7 @@ impl PipeEnd {
 
 impl Drop for PipeEnd {
     fn drop(&mut self) {
+        self.shared.lock().gone = true;
         self.close();
     }
 }

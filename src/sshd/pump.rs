@@ -11,18 +11,31 @@ use super::pipe::Pipe;
 /// How much is read at once: what a pipe of Linux holds.
 const READ_BYTES: usize = 64 * 1024;
 
-/// How long the last words of a closed channel may take to be written to who reads them slowly.
+/// How long the last words of a lost connection may take to be written to who reads them slowly.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Writes what comes from the peer, up to EOF, and then shuts the writer down.
 ///
-/// Whatever had come before the channel was closed is still written, for [`LAST_WORDS`].
+/// Whatever had come before the channel was closed is still written, however long that takes, as under sshd; where the
+/// connection is lost, for [`LAST_WORDS`].
 ///
 /// # Errors
 /// When the writer fails: nobody reads any more.
 pub(super) async fn feed(
     pipe: &Pipe,
     writer: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    feed_within(pipe, writer, async {
+        tokio::time::sleep(LAST_WORDS).await;
+    })
+    .await
+}
+
+/// As [`feed`], with `grace` after the loss of the connection.
+async fn feed_within(
+    pipe: &Pipe,
+    writer: &mut (impl AsyncWrite + Unpin),
+    grace: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
     let copy = async {
         while let Some(chunk) = pipe.next().await {
@@ -32,8 +45,8 @@ pub(super) async fn feed(
         writer.shutdown().await
     };
     let overdue = async {
-        pipe.closed().await;
-        tokio::time::sleep(LAST_WORDS).await;
+        pipe.gone().await;
+        grace.await;
     };
     tokio::select! {
         result = copy => result,
@@ -78,4 +91,50 @@ fn compact(buffer: &mut BytesMut, length: usize) -> Bytes {
     let copy = Bytes::copy_from_slice(buffer);
     buffer.clear();
     copy
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::pin::pin;
+
+    use futures_util::FutureExt as _;
+    use tokio::io::{DuplexStream, duplex};
+
+    use super::*;
+    use crate::sshd::channel::{Core, Forwarded};
+    use crate::sshd::pipe::{PipeEnd, pipe};
+
+    const SAID: &[u8] = b"more than the reader takes at once";
+
+    /// A channel that has been told [`SAID`], and what holds a byte of it until it is read.
+    fn told() -> (PipeEnd, Pipe, DuplexStream, DuplexStream) {
+        let id = Core::default().open(&Forwarded::Agent).unwrap();
+        let (end, pipe) = pipe(id, &Default::default());
+        let (writer, reader) = duplex(1);
+        end.push(Bytes::from_static(SAID));
+        (end, pipe, writer, reader)
+    }
+
+    #[tokio::test]
+    async fn what_came_before_the_close_is_written_to_the_slowest_reader() {
+        let (end, pipe, mut writer, mut reader) = told();
+        end.eof();
+        end.close();
+        let mut fed = pin!(feed_within(&pipe, &mut writer, ready(())));
+        assert!((&mut fed).now_or_never().is_none(), "given up");
+        let mut read = Vec::new();
+        let (fed, count) = tokio::join!(fed, reader.read_to_end(&mut read));
+        assert_eq!((fed.unwrap(), count.unwrap()), ((), SAID.len()));
+        assert_eq!(read, SAID);
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_waits_for_no_reader() {
+        let (end, pipe, mut writer, _reader) = told();
+        let mut fed = pin!(feed_within(&pipe, &mut writer, ready(())));
+        assert!((&mut fed).now_or_never().is_none());
+        drop(end);
+        fed.await.unwrap();
+    }
 }

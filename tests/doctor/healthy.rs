@@ -59,6 +59,8 @@ fn a_healthy_set_up_is_told_line_by_line() {
 ok       configuration                no file: flags, environment and defaults
 ok       state-directory              DIRECTORY/home/state/ssmshim
 ok       local-port                   127.0.0.1:0 is free
+ok       local-host-key               DIRECTORY/home/state/ssmshim/host_key, which the first start makes
+skipped  authorized-keys              because you log in without a key: --access owner
 ok       region                       eu-central-1
 ok       credentials                  AKIDEXAMPLE from the environment
 ok       proxy                        none, both endpoints are reached directly
@@ -96,7 +98,7 @@ ssh would work
     assert!(patient.sessions().is_empty());
     // The same as JSON; nothing of it is asserted twice.
     let report = patient.visit(WEB).report();
-    assert_eq!(report.lines.len(), 33, "{report}");
+    assert_eq!(report.lines.len(), 35, "{report}");
     for check in ["round-trip", "download", "upload"] {
         assert_eq!(report.line(check)["verdict"], "ok", "{report}");
     }
@@ -107,7 +109,7 @@ ssh would work
         "6 machines in eu-central-1, online: 4",
         "",
     );
-    assert_eq!(general.lines.len(), 17, "{general}");
+    assert_eq!(general.lines.len(), 19, "{general}");
     let text = patient.visit(WEB).in_general().run(&[]).ok().text();
     assert!(
         text.ends_with("with a TARGET it goes on to a machine"),

@@ -378,11 +378,15 @@ impl Channel {
         }
     }
 
-    /// Ends the draining when all is acknowledged, or when its time is up.
+    /// Ends the draining when all is acknowledged, or when its time is up and no output waits for the pause alone.
+    ///
+    /// The real agent comes upon the end behind the last bytes, and has sent them by then.
     fn finish_drain(&mut self, now: Instant) {
         if let State::Draining { deadline, result } = &self.state {
             let is_dry = self.is_output_dry && self.core.unacknowledged() == 0;
-            if is_dry || *deadline <= now {
+            let is_pausing = self.pause.as_ref().is_some_and(|pause| pause.next > now);
+            let is_held_back = !self.is_output_dry && is_pausing;
+            if is_dry || (*deadline <= now && !is_held_back) {
                 let result = result.clone();
                 self.conclude(Verdict::PortEnded(result));
             }
@@ -393,7 +397,7 @@ impl Channel {
     fn next_timeout(&self, now: Instant) -> Option<Instant> {
         let pause = self.pause.as_ref().map(|pause| pause.next);
         let drain = match self.state {
-            State::Draining { deadline, .. } => Some(deadline),
+            State::Draining { deadline, .. } => Some(deadline).filter(|deadline| *deadline > now),
             _ => None,
         };
         [

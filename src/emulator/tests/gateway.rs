@@ -102,6 +102,38 @@ async fn pings_are_answered() {
     emulator.shutdown().await;
 }
 
+/// A browser is a process of this user, whoever has made the page.
+#[tokio::test]
+async fn web_pages_are_refused() {
+    let emulator = emulator(Pacing::Off).await;
+    let upgrade = "Connection: close, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    let start = "Connection: close\r\nX-Amz-Target: AmazonSSM.StartSession\r\n";
+    let plan = r#"{"fault": "link", "latency_ms": 1}"#;
+    for (line, headers, body) in [
+        ("POST /faults", "Connection: close\r\n", plan),
+        ("OPTIONS /faults", "Connection: close\r\n", ""),
+        ("POST /", start, r#"{"Target":"i-0123456789abcdef0"}"#),
+        ("GET /v1/data-channel/x", upgrade, ""),
+    ] {
+        for origin in ["null", "http://rebound.example:4566"] {
+            let request = format!(
+                "{line} HTTP/1.1\r\nHost: rebound.example:4566\r\nOrigin: {origin}\r\n\
+                 Content-Length: {}\r\n{headers}{}\r\n{body}",
+                body.len(),
+                authorization("AKIAEXAMPLE"),
+            );
+            let answer = exchange(emulator.hub.addr, &request).await;
+            assert_eq!(answer.status, 403, "{request}{answer:?}");
+            assert!(answer.body.contains("Origin"), "{answer:?}");
+        }
+    }
+    let report = emulator.faults().report();
+    assert!(report.faults.is_empty(), "{report:?}");
+    assert_eq!(report.counters.sessions, 0, "{report:?}");
+    emulator.shutdown().await;
+}
+
 #[tokio::test]
 async fn only_upgrades_are_upgraded() {
     let emulator = emulator(Pacing::Off).await;

@@ -60,6 +60,24 @@ async fn a_plain_session_carries_bytes_and_ends_with_the_target() {
     emulator.shutdown().await;
 }
 
+/// It gives acknowledgements no time at the end, and has sent everything by then all the same.
+#[tokio::test]
+async fn an_old_agent_loses_no_last_words() {
+    let emulator = Emulator::start(Options {
+        agent_version: "2.3.722.0".parse().unwrap(),
+        pacing: Pacing::Real,
+        ..Options::default()
+    })
+    .await
+    .unwrap();
+    let ticket = start(&emulator, SSH, server(count).await).await;
+    let mut client = Client::open(&ticket).await;
+    client.shake_hands("1.2.764.0").await;
+    assert!(client.receive_output(LENGTH).await == counted(LENGTH));
+    assert_eq!(client.receive().await.kind, "channel_closed");
+    emulator.shutdown().await;
+}
+
 #[tokio::test]
 async fn a_multiplexed_session_carries_streams() {
     let emulator = emulator(Pacing::Off).await;

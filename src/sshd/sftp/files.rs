@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, Uid};
 use rustix::io::Errno;
 
 use super::attributes::Attributes;
@@ -56,7 +56,7 @@ pub(super) fn set_path_attributes(
     flags: AtFlags,
 ) -> io::Result<()> {
     if let Some(size) = attributes.size {
-        File::options().write(true).open(path)?.set_len(size)?;
+        truncate(path, size)?;
     }
     if let Some(permissions) = attributes.permissions {
         rustix::fs::chmodat(CWD, path, Mode::from_raw_mode(permissions as _), flags)?;
@@ -74,6 +74,15 @@ pub(super) fn set_path_attributes(
         )?;
     }
     Ok(())
+}
+
+/// Does what truncate(2) does: what has no size, such as a FIFO that nobody reads, is refused and not waited for.
+fn truncate(path: &Path, size: u64) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NXIO) => Err(Errno::INVAL),
+        opened => rustix::fs::ftruncate(opened?, size),
+    }
 }
 
 /// Sets what is given of an open file.

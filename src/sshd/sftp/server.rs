@@ -6,13 +6,14 @@ use std::fs::{self, File, Metadata, ReadDir};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatVfs, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::attributes::{self, Attributes, put_uint64, read_uint64};
 use super::{Error, MAX_PACKET, files};
+use crate::account::Account;
 use crate::ssh::wire::{Reader, Truncated, WriteExt};
 
 const VERSION: u32 = 3;
@@ -99,6 +100,8 @@ impl Status {
 /// Why a request has no other answer than a status.
 enum Failure {
     Status(Status),
+    /// No file, in sftp-server's words for a home that nobody has.
+    NoSuchUser,
     Protocol(Truncated),
 }
 
@@ -192,11 +195,12 @@ impl Server {
         }
         let id = fields.u32()?;
         let start = output.len();
-        let status = match self.answer(kind, id, fields, output) {
+        let (status, text) = match self.answer(kind, id, fields, output) {
             // An answer of its own.
             Ok(()) if output.len() > start => return Ok(()),
-            Ok(()) => Status::Ok,
-            Err(Failure::Status(status)) => status,
+            Ok(()) => (Status::Ok, Status::Ok.text()),
+            Err(Failure::Status(status)) => (status, status.text()),
+            Err(Failure::NoSuchUser) => (Status::NoSuchFile, "no such user"),
             Err(Failure::Protocol(error)) => return Err(error.into()),
         };
         output.truncate(start);
@@ -204,7 +208,7 @@ impl Server {
             output
                 .put_uint32(id)
                 .put_uint32(status as u32)
-                .put_string(status.text())
+                .put_string(text)
                 .put_string(b"");
         });
         Ok(())
@@ -331,11 +335,7 @@ impl Server {
                 }
             }),
             b"expand-path@openssh.com" => {
-                let path = Path::new(OsStr::from_bytes(fields.string()?));
-                let path = match path.strip_prefix("~") {
-                    Ok(rest) => self.home.join(rest),
-                    Err(_) => self.home.join(path),
-                };
+                let path = self.expand(Path::new(OsStr::from_bytes(fields.string()?)))?;
                 put_name(output, id, files::real_path(&path)?.as_os_str());
             }
             _ => return Err(unsupported()),
@@ -471,6 +471,21 @@ impl Server {
             Handle::File(file) => Ok(file),
             Handle::Directory { .. } => Err(no_such_handle()),
         }
+    }
+
+    /// Replaces `~` at the beginning by home, and `~user` by that user's; relative paths begin at home.
+    fn expand(&self, path: &Path) -> Result<PathBuf, Failure> {
+        let mut components = path.components();
+        let first = components.next().unwrap_or(Component::CurDir);
+        Ok(match first.as_os_str().as_bytes() {
+            b"~" => self.home.join(components.as_path()),
+            [b'~', user @ ..] => {
+                let account = Account::named(OsStr::from_bytes(user));
+                let home = account.ok_or(Failure::NoSuchUser)?.home;
+                home.join(components.as_path())
+            }
+            _ => self.home.join(path),
+        })
     }
 
     /// Reads a path; relative ones begin at home.

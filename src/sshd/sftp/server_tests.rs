@@ -78,6 +78,7 @@ const OK: u32 = Status::Ok as u32;
 const EOF: u32 = Status::Eof as u32;
 const NO_SUCH_FILE: u32 = Status::NoSuchFile as u32;
 const FAILURE: u32 = Status::Failure as u32;
+const BAD_MESSAGE: u32 = Status::BadMessage as u32;
 
 #[test]
 fn files_are_written_and_read_where_asked() {
@@ -222,6 +223,35 @@ fn directories_come_in_batches() {
     put_uint64(&mut read, 0);
     read.put_uint32(1);
     assert_eq!(client.status(fxp::READ, &read), FAILURE);
+}
+
+/// As truncate(2) has it: to open such a thing for writing would wait for a reader for ever.
+#[test]
+fn what_has_no_size_is_given_none() {
+    let mut client = Client::new();
+    rustix::fs::mkfifoat(CWD, client.path("fifo"), Mode::RUSR | Mode::WUSR).unwrap();
+    let mut size = strings(&["fifo"]);
+    size.put_uint32(0x1);
+    put_uint64(&mut size, 5);
+    assert_eq!(client.status(fxp::SETSTAT, &size), BAD_MESSAGE);
+    let _reader = client.open("fifo", 0x1);
+    assert_eq!(client.status(fxp::SETSTAT, &size), BAD_MESSAGE);
+}
+
+#[test]
+fn homes_of_others_are_found() {
+    let mut client = Client::new();
+    let root = Account::named("root".as_ref()).unwrap();
+    for (path, rest) in [("~root", ""), ("~root/", ""), ("~root//a/b", "a/b")] {
+        let expanded = client.server.expand(Path::new(path)).ok();
+        assert_eq!(expanded, Some(root.home.join(rest)), "{path}");
+    }
+    for path in ["~no-such-user", "~no-such-user/x"] {
+        let (kind, fields) = client.extended("expand-path@openssh.com", &strings(&[path]));
+        let mut fields = Reader::new(&fields);
+        assert_eq!((kind, fields.u32().unwrap()), (fxp::STATUS, NO_SUCH_FILE));
+        assert_eq!(fields.string().unwrap(), b"no such user");
+    }
 }
 
 #[test]
