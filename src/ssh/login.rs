@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::debug;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::auth::client::{Outcome, Unanswered};
 use super::auth::{client, server};
 use super::connection::{Connection, now};
 use super::credential::Credential;
@@ -53,7 +54,7 @@ pub struct ClientConfig {
     /// person takes.
     pub deadline: Duration,
     /// Somebody waits for the login; without, nobody is asked for anything, nor to touch a security
-    /// key, and an agent must sign within the deadline.
+    /// key, and an agent that does not sign within the deadline is taken to have asked somebody.
     pub attendance: Option<Attendance>,
     /// What logged in at this server before, and what did not.
     pub memory: Memory,
@@ -292,7 +293,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                         deadline.pause(signing).await
                     } else {
                         let signing = async { Ok(signing.await) };
-                        deadline.bound(Phase::Authentication, signing).await?
+                        match deadline.bound(Phase::Authentication, signing).await {
+                            Ok(signature) => signature,
+                            // It asks somebody to confirm, most likely, and would ask again each time.
+                            Err(_) => {
+                                core.decline(Outcome::Unanswered(Unanswered::Unattended));
+                                return Err(Box::new(core.failure(None)).into());
+                            }
+                        }
                     };
                     match signature {
                         Ok(signature) => core.signed(Some(&signature)),
