@@ -677,6 +677,44 @@ async fn an_agent_that_waits_for_a_confirmation_needs_somebody() {
     assert!(failed.needs_person(), "{failed}");
 }
 
+/// As sshd does where PAM accepts the key and refuses the account.
+#[tokio::test]
+async fn a_server_that_just_leaves_is_quoted() {
+    let host_key = Arc::new(HostKey::generate().unwrap());
+    let verifier = Arc::new(PinnedKey::new(host_key.public_blob()));
+    let (near, far) = duplex(64 * 1024);
+    let server = async {
+        let mut connection = Connection::new(
+            far,
+            Transport::server(Config::default(), vec![host_key], now()),
+        );
+        while !matches!(connection.recv_event().await, Ok(Event::Established)) {}
+        connection.enter(Phase::Authentication);
+        connection.recv_any().await.unwrap();
+        connection.send(&service_accept()).await.unwrap();
+        connection.recv_any().await.unwrap();
+        let words = format!("Your account has\x1b[2J\r\n\texpired.\n{}", "x".repeat(300));
+        for words in ["Authorised use only\n", &words] {
+            let mut banner = vec![msg::USERAUTH_BANNER];
+            banner.put_string(words).put_string("");
+            connection.send(&banner).await.unwrap();
+        }
+        connection.flush().await.unwrap();
+    };
+    let config = ClientConfig::new("alice", verifier);
+    let (result, ()) = tokio::join!(Connection::connect(near, config), server);
+    let error = result.unwrap_err();
+    let Error::SentAway { said } = &error else {
+        panic!("{error}");
+    };
+    assert!(
+        said.starts_with("Your account has[2J expired. xxx"),
+        "{said}"
+    );
+    assert_eq!(said.chars().count(), 200);
+    assert!(error.hint().is_some());
+}
+
 /// Refuses whatever is offered by `methods` and ends the connection, as sshd does after six tries.
 fn too_many(message: &[u8], methods: &str) -> Vec<Vec<u8>> {
     match message[0] {

@@ -35,6 +35,9 @@ const CONNECTIONS: usize = 4;
 /// What servers say who take no more tries; what else they end a connection with has other causes.
 const TOO_MANY: &str = "oo many authentication failures";
 
+/// How many characters of a server's last words are repeated in an error.
+const MAX_LAST_WORDS: usize = 200;
+
 /// Bytes after which a server changes keys: what sshd permits an AES key (2^32 blocks), and without a timer, as sshd.
 /// Some clients do not cope with a change that they have not begun themselves.
 const SERVER_REKEY_BYTES: u64 = 64 << 30;
@@ -213,6 +216,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 if let Some(tries) = tries {
                     tries.forget_refused().await;
                 }
+                let error = connection.with_last_words(error);
                 Err(connection.give_up(error).await)
             }
         }
@@ -414,6 +418,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Ok(())
     }
 
+    /// The loss of a connection with what the server has told the user before it, last of all.
+    fn with_last_words(&self, error: Error) -> Error {
+        let words = self.banners.last().map(|banner| banner.split_whitespace());
+        let words = words.map(|words| words.collect::<Vec<_>>().join(" "));
+        match (error, words) {
+            (
+                Error::ConnectionLost {
+                    phase: Phase::Authentication,
+                },
+                Some(words),
+            ) if !words.is_empty() => Error::SentAway {
+                said: words.chars().take(MAX_LAST_WORDS).collect(),
+            },
+            (error, _) => error,
+        }
+    }
+
     /// Tells the other end why there will be no connection.
     async fn give_up(mut self, error: Error) -> Error {
         let (reason, text) = match &error {
@@ -424,6 +445,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
             Error::Refused { .. }
             | Error::TurnedAway { .. }
+            | Error::SentAway { .. }
             | Error::ConnectionLost { .. }
             | Error::Io { .. }
             | Error::Ended => return error,
@@ -477,6 +499,7 @@ fn is_end_of_tries(error: &Error) -> bool {
             let farewell = failed.farewell.as_deref();
             farewell.is_some_and(|words| words.contains(TOO_MANY))
         }
+        Error::SentAway { .. } => true,
         Error::ConnectionLost { phase } => *phase == Phase::Authentication,
         _ => false,
     }
