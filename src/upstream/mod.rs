@@ -257,6 +257,7 @@ impl Upstream {
         let mut backoff = Backoff::default();
         let mut trouble = Trouble::new(&self.shared.link);
         let mut failing_since = None;
+        let mut died_young = 0;
         loop {
             // From now on: somebody may answer while nobody is asked here.
             let mut logged_in = pin!(self.shared.logged_in.notified());
@@ -276,11 +277,21 @@ impl Upstream {
             };
             let error = match spare {
                 Ok(transport) => {
-                    backoff.reset();
                     failing_since = None;
                     pool.put(transport);
                     trouble.is_over();
-                    continue;
+                    let earlier = std::mem::replace(&mut died_young, pool.died_young());
+                    if died_young == earlier {
+                        backoff.reset();
+                        continue;
+                    }
+                    // This one will hardly last either, and sshd is not to be worn out.
+                    let pause = backoff.pause(Pace::Quick, &mut rand::rng());
+                    info!(?pause, "spare transports end as soon as they are there");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => continue,
+                    }
                 }
                 Err(error) if error.needs_person() => {
                     debug!(reason = one_line(&error), "no spare transport");
