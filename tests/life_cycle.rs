@@ -171,6 +171,31 @@ fn an_sshd_that_is_gone_is_told_and_waited_for() {
     door.shut();
 }
 
+/// Logins that are made ahead and fail are no secret, nor tried without end: whoever comes next would fail as well.
+#[test]
+fn an_sshd_that_lets_nobody_in_is_told() {
+    let mut door = None;
+    let Some(world) = World::serve_to(|sshd| {
+        let opened = Door::open(0, sshd.port);
+        let port = opened.port;
+        door = Some(opened);
+        port
+    }) else {
+        return;
+    };
+    let door = door.expect("there is a far end");
+    door.set(Mode::Closing);
+    world.sshd.as_ref().expect("serve has one").end_sessions();
+    let down = world.daemon().expect("down");
+    let error = down["error"].as_str().unwrap_or_default();
+    assert!(error.contains("connection closed during"), "{down}");
+    assert!(down["hint"].is_string(), "{down}");
+    door.set(Mode::Open);
+    world.daemon().expect("up");
+    assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
+    door.shut();
+}
+
 /// A login that is under way when the tunnel is lost is begun again on the next one.
 #[test]
 fn a_login_under_way_moves_to_the_next_tunnel() {
@@ -210,6 +235,8 @@ enum Mode {
     Open,
     /// They are let in, and no further.
     Stalled,
+    /// They are sent away without a word.
+    Closing,
     /// Nothing listens.
     Shut,
 }
@@ -237,6 +264,7 @@ impl Door {
                         }
                     }
                     Mode::Stalled => state.1.push(near),
+                    Mode::Closing => drop(near),
                     Mode::Shut => return,
                 }
             }

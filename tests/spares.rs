@@ -4,11 +4,15 @@ mod common;
 
 use std::fs;
 use std::io::Read as _;
+use std::sync::Arc;
 
 use rustix::process::{Pid, Signal, kill_process};
+use ssmshim::server::access::{Access, Owner};
+use ssmshim::ssh::{Connection, HostKey, ServerConfig};
+use tokio::net::TcpListener;
 
 use common::process::code;
-use common::world::World;
+use common::world::{World, serve_at};
 use common::{DEADLINE, until};
 
 /// What sshd made of a login (groups, limits, the message of the day) is for one client only.
@@ -50,6 +54,50 @@ fn a_login_that_died_unnoticed_is_replaced() {
     stdout.read_to_string(&mut answer).expect("a pipe");
     assert_eq!(answer, "alive\n", "{}", ssh.stderr());
     assert_eq!(code(ssh.wait(DEADLINE)), 0);
+}
+
+/// Where logins succeed and end at once, the target is not made to do them over and over.
+#[test]
+fn logins_that_do_not_last_are_made_with_pauses() {
+    let Some(world) = World::serve() else { return };
+    let runtime = tokio::runtime::Runtime::new().expect("threads");
+    let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0"));
+    let listener = listener.expect("a loopback port");
+    let port = listener.local_addr().expect("it is bound").port();
+    runtime.spawn(see_off(listener));
+    let sshd = world.sshd.as_ref().expect("serve has one");
+    let daemon = serve_at(
+        &world.path("fleeting"),
+        (
+            &world.emulator().text("endpoint"),
+            &world.emulator().text("target"),
+        ),
+        &port.to_string(),
+        &sshd.identity,
+        &["--log", "ssmshim::upstream=info"],
+    );
+    until("there is a pause", || {
+        let said = daemon.stderr();
+        said.contains("end as soon as they are there").then_some(())
+    });
+}
+
+/// An SSH server that lets everybody in, and is gone then.
+async fn see_off(listener: TcpListener) {
+    let host_key = Arc::new(HostKey::generate().expect("random numbers"));
+    let config = ServerConfig::new(host_key);
+    while let Ok((client, _)) = listener.accept().await {
+        let config = config.clone();
+        tokio::spawn(async move {
+            let mut everybody = Access::from(Owner {
+                owner: 1000,
+                peer: Some(1000),
+            });
+            if let Ok(connection) = Connection::accept(client, &config, &mut everybody).await {
+                connection.close().await;
+            }
+        });
+    }
 }
 
 /// The processes that have `parent`.

@@ -4,12 +4,13 @@ use std::task::Wake;
 
 use russh::keys::{Certificate, PublicKey};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+use tokio::net::UnixListener;
 use zeroize::Zeroizing;
 
 use super::*;
 use crate::ssh::auth::client::{AuthenticationFailed, Outcome};
 use crate::ssh::auth::server::{Policy, Verdict};
-use crate::ssh::credential::Credential;
+use crate::ssh::credential::{AgentKeys, Credential};
 use crate::ssh::host_key::HostKey;
 use crate::ssh::person::{Answer, Answers, Inquiry, Person};
 use crate::ssh::transport::{Config, reason};
@@ -524,11 +525,20 @@ async fn log_in(
     credentials: Vec<Credential>,
     answer: impl FnMut(&[u8]) -> Vec<Vec<u8>>,
 ) -> Result<(), Error> {
+    log_in_by(|config| config.deadline = DEADLINE, credentials, answer).await
+}
+
+/// The same in another way than is usual.
+async fn log_in_by(
+    configure: impl FnOnce(&mut ClientConfig),
+    credentials: Vec<Credential>,
+    answer: impl FnMut(&[u8]) -> Vec<Vec<u8>>,
+) -> Result<(), Error> {
     let host_key = Arc::new(HostKey::generate().unwrap());
     let verifier = Arc::new(PinnedKey::new(host_key.public_blob()));
     let mut config = ClientConfig::new("alice", verifier);
     config.credentials = credentials;
-    config.deadline = DEADLINE;
+    configure(&mut config);
     let (near, far) = duplex(64 * 1024);
     tokio::select! {
         result = Connection::connect(near, config) => result.map(drop),
@@ -624,6 +634,85 @@ async fn a_server_that_hangs_up_leaves_what_was_tried() {
     let failed = failed(result.await.unwrap_err());
     assert_eq!(failed.farewell.as_deref(), Some("enough"));
     assert_eq!(failed.tried[0].outcome, Outcome::Refused);
+}
+
+/// An agent that has `key`, and signs nothing before somebody confirms that.
+async fn ask_to_confirm(listener: UnixListener, key: &[u8]) {
+    let (mut client, _) = listener.accept().await.unwrap();
+    let mut wish = vec![0; client.read_u32().await.unwrap() as usize];
+    client.read_exact(&mut wish).await.unwrap();
+    let mut keys = vec![12];
+    keys.put_uint32(1).put_string(key).put_string("comment");
+    client.write_u32(keys.len() as u32).await.unwrap();
+    client.write_all(&keys).await.unwrap();
+    // The wish for a signature, and the end of whoever had it.
+    let _ = client.read_to_end(&mut Vec::new()).await;
+}
+
+/// To ask again, unattended, would be to bother somebody again who is not there.
+#[tokio::test]
+async fn an_agent_that_waits_for_a_confirmation_needs_somebody() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("agent");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let key = HostKey::generate().unwrap();
+    let key = key.public_blob();
+    let unattended = |config: &mut ClientConfig| {
+        config.attendance = None;
+        // The key exchange has to fit in.
+        config.deadline = 4 * DEADLINE;
+    };
+    let credentials = vec![Credential::Agent(AgentKeys::new(&socket))];
+    let login = log_in_by(unattended, credentials, |message| match message[0] {
+        msg::SERVICE_REQUEST => vec![service_accept()],
+        _ if method(message) == b"none" => vec![failure("publickey", false)],
+        _ => {
+            let mut welcome = vec![msg::USERAUTH_PK_OK];
+            welcome.put_string("ssh-ed25519").put_string(key);
+            vec![welcome]
+        }
+    });
+    let (result, ()) = tokio::join!(login, ask_to_confirm(listener, key));
+    let failed = failed(result.unwrap_err());
+    assert!(failed.needs_person(), "{failed}");
+}
+
+/// As sshd does where PAM accepts the key and refuses the account.
+#[tokio::test]
+async fn a_server_that_just_leaves_is_quoted() {
+    let host_key = Arc::new(HostKey::generate().unwrap());
+    let verifier = Arc::new(PinnedKey::new(host_key.public_blob()));
+    let (near, far) = duplex(64 * 1024);
+    let server = async {
+        let mut connection = Connection::new(
+            far,
+            Transport::server(Config::default(), vec![host_key], now()),
+        );
+        while !matches!(connection.recv_event().await, Ok(Event::Established)) {}
+        connection.enter(Phase::Authentication);
+        connection.recv_any().await.unwrap();
+        connection.send(&service_accept()).await.unwrap();
+        connection.recv_any().await.unwrap();
+        let words = format!("Your account has\x1b[2J\r\n\texpired.\n{}", "x".repeat(300));
+        for words in ["Authorised use only\n", &words] {
+            let mut banner = vec![msg::USERAUTH_BANNER];
+            banner.put_string(words).put_string("");
+            connection.send(&banner).await.unwrap();
+        }
+        connection.flush().await.unwrap();
+    };
+    let config = ClientConfig::new("alice", verifier);
+    let (result, ()) = tokio::join!(Connection::connect(near, config), server);
+    let error = result.unwrap_err();
+    let Error::SentAway { said } = &error else {
+        panic!("{error}");
+    };
+    assert!(
+        said.starts_with("Your account has[2J expired. xxx"),
+        "{said}"
+    );
+    assert_eq!(said.chars().count(), 200);
+    assert!(error.hint().is_some());
 }
 
 /// Refuses whatever is offered by `methods` and ends the connection, as sshd does after six tries.

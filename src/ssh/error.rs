@@ -66,6 +66,13 @@ pub enum Error {
         /// At most 80 printable characters.
         said: String,
     },
+    /// The server ended the authentication without an answer, and had said something to the user: that the account has
+    /// expired, for example, which PAM tells sshd last.
+    #[error("the other end closed the connection during SSH authentication, it said: {said}")]
+    SentAway {
+        /// At most 200 characters on one line.
+        said: String,
+    },
     /// The other end went away in the middle of `phase`.
     #[error("connection closed during {phase}")]
     ConnectionLost {
@@ -110,6 +117,10 @@ impl Error {
             | Self::Transport(transport::Error::NotSsh { .. }) => {
                 Some("check that an SSH server listens on that port of the target".to_owned())
             }
+            Self::SentAway { .. } => Some(
+                "see in the log of the target's sshd why (`journalctl -t sshd`), be it the account or PAM"
+                    .to_owned(),
+            ),
             Self::TurnedAway { .. } => Some(
                 "check that an SSH server listens on that port of the target, and that it does not turn \
                  connections away (MaxStartups, PerSourcePenalties)"

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use tracing::debug;
 use zeroize::{Zeroize as _, Zeroizing};
 
+use super::auth::client::{Outcome, Unanswered};
 use super::auth::{client, server};
 use super::connection::{Connection, now};
 use super::credential::Credential;
@@ -34,6 +35,9 @@ const CONNECTIONS: usize = 4;
 /// What servers say who take no more tries; what else they end a connection with has other causes.
 const TOO_MANY: &str = "oo many authentication failures";
 
+/// How many characters of a server's last words are repeated in an error.
+const MAX_LAST_WORDS: usize = 200;
+
 /// Bytes after which a server changes keys: what sshd permits an AES key (2^32 blocks), and without a timer, as sshd.
 /// Some clients do not cope with a change that they have not begun themselves.
 const SERVER_REKEY_BYTES: u64 = 64 << 30;
@@ -53,7 +57,7 @@ pub struct ClientConfig {
     /// person takes.
     pub deadline: Duration,
     /// Somebody waits for the login; without, nobody is asked for anything, nor to touch a security
-    /// key, and an agent must sign within the deadline.
+    /// key, and an agent that does not sign within the deadline is taken to have asked somebody.
     pub attendance: Option<Attendance>,
     /// What logged in at this server before, and what did not.
     pub memory: Memory,
@@ -212,6 +216,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                 if let Some(tries) = tries {
                     tries.forget_refused().await;
                 }
+                let error = connection.with_last_words(error);
                 Err(connection.give_up(error).await)
             }
         }
@@ -292,7 +297,14 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
                         deadline.pause(signing).await
                     } else {
                         let signing = async { Ok(signing.await) };
-                        deadline.bound(Phase::Authentication, signing).await?
+                        match deadline.bound(Phase::Authentication, signing).await {
+                            Ok(signature) => signature,
+                            // It asks somebody to confirm, most likely, and would ask again each time.
+                            Err(_) => {
+                                core.decline(Outcome::Unanswered(Unanswered::Unattended));
+                                return Err(Box::new(core.failure(None)).into());
+                            }
+                        }
                     };
                     match signature {
                         Ok(signature) => core.signed(Some(&signature)),
@@ -406,6 +418,23 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
         Ok(())
     }
 
+    /// The loss of a connection with what the server has told the user before it, last of all.
+    fn with_last_words(&self, error: Error) -> Error {
+        let words = self.banners.last().map(|banner| banner.split_whitespace());
+        let words = words.map(|words| words.collect::<Vec<_>>().join(" "));
+        match (error, words) {
+            (
+                Error::ConnectionLost {
+                    phase: Phase::Authentication,
+                },
+                Some(words),
+            ) if !words.is_empty() => Error::SentAway {
+                said: words.chars().take(MAX_LAST_WORDS).collect(),
+            },
+            (error, _) => error,
+        }
+    }
+
     /// Tells the other end why there will be no connection.
     async fn give_up(mut self, error: Error) -> Error {
         let (reason, text) = match &error {
@@ -416,6 +445,7 @@ impl<IO: AsyncRead + AsyncWrite + Unpin> Connection<IO> {
             }
             Error::Refused { .. }
             | Error::TurnedAway { .. }
+            | Error::SentAway { .. }
             | Error::ConnectionLost { .. }
             | Error::Io { .. }
             | Error::Ended => return error,
@@ -469,6 +499,7 @@ fn is_end_of_tries(error: &Error) -> bool {
             let farewell = failed.farewell.as_deref();
             farewell.is_some_and(|words| words.contains(TOO_MANY))
         }
+        Error::SentAway { .. } => true,
         Error::ConnectionLost { phase } => *phase == Phase::Authentication,
         _ => false,
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::report::one_line;
-use crate::ssh;
+use crate::ssh::{self, transport};
 use crate::tunnel;
 
 /// Why there is no transport. Cheap to clone: every client that waits is told.
@@ -83,10 +83,10 @@ impl Error {
     pub fn is_final(&self) -> bool {
         match self {
             Self::Tunnel(error) => error.is_final(),
-            Self::Login { source, .. } => matches!(
-                **source,
-                ssh::Error::HostKey(_) | ssh::Error::AuthenticationFailed(_)
-            ),
+            Self::Login { source, .. } => {
+                let is_refusal = matches!(**source, ssh::Error::AuthenticationFailed(_));
+                is_refusal || is_about_server(source)
+            }
             Self::NoSshd { .. }
             | Self::Away { .. }
             | Self::Silent { .. }
@@ -111,8 +111,7 @@ impl Error {
         };
         match &**source {
             ssh::Error::AuthenticationFailed(failed) => !failed.takes_answers(),
-            ssh::Error::HostKey(_) => true,
-            _ => false,
+            error => is_about_server(error),
         }
     }
 
@@ -156,5 +155,60 @@ impl Error {
             text.push(')');
         }
         text
+    }
+}
+
+/// Whether the server is one that nobody will be let in by, whoever it may be: another one than is known, or none that we
+/// can speak with. An sshd that is just starting says nothing instead.
+fn is_about_server(error: &ssh::Error) -> bool {
+    use transport::Error::{NoCommonAlgorithm, NotSsh, UnsupportedVersion};
+    matches!(
+        error,
+        ssh::Error::HostKey(_)
+            | ssh::Error::Transport(
+                NoCommonAlgorithm { .. } | NotSsh { .. } | UnsupportedVersion { .. }
+            )
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ssh::Phase;
+
+    #[test]
+    fn a_server_that_is_none_of_ours_is_not_waited_for() {
+        let login = |source: ssh::Error| Error::Login {
+            target: "i-1".into(),
+            source: Arc::new(source),
+        };
+        for source in [
+            transport::Error::NotSsh {
+                seen: "HTTP/1.1 400 Bad Request".into(),
+            },
+            transport::Error::UnsupportedVersion {
+                version: "SSH-1.5-antique".into(),
+            },
+            transport::Error::NoCommonAlgorithm {
+                kind: "key exchange",
+                offered: "diffie-hellman-group1-sha1".into(),
+            },
+        ] {
+            let error = login(source.into());
+            assert!(error.is_final() && error.befalls_all(), "{error:?}");
+        }
+        // One that has enough clients, or is being started again.
+        for source in [
+            ssh::Error::TurnedAway {
+                said: "Exceeded MaxStartups".into(),
+            },
+            ssh::Error::ConnectionLost {
+                phase: Phase::KeyExchange,
+            },
+            transport::Error::Corrupt.into(),
+        ] {
+            let error = login(source);
+            assert!(!error.is_final() && !error.befalls_all(), "{error:?}");
+        }
     }
 }

@@ -75,8 +75,9 @@ const LOGIN_PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How long one is kept at which nobody has ever been let in: until a passphrase or a user is typed again.
 const FAILURE_KEPT: Duration = Duration::from_secs(10);
 
-/// How long a port that nothing listens on is tried: as long as a restart of sshd takes.
-const NO_SSHD_PATIENCE: Duration = Duration::from_secs(2);
+/// As long as a restart of sshd takes: so long a port that nothing listens on is tried, and logins that nobody waits
+/// for may fail before that is told.
+const RESTART_PATIENCE: Duration = Duration::from_secs(2);
 
 impl Upstream {
     /// Begins to log in through `link`; returns at once. [`Upstream::lease`] waits for a transport for `hold`.
@@ -255,6 +256,8 @@ impl Upstream {
         let mut refusal = first.and_then(Result::err).filter(Error::befalls_all);
         let mut backoff = Backoff::default();
         let mut trouble = Trouble::new(&self.shared.link);
+        let mut failing_since = None;
+        let mut died_young = 0;
         loop {
             // From now on: somebody may answer while nobody is asked here.
             let mut logged_in = pin!(self.shared.logged_in.notified());
@@ -274,10 +277,21 @@ impl Upstream {
             };
             let error = match spare {
                 Ok(transport) => {
-                    backoff.reset();
+                    failing_since = None;
                     pool.put(transport);
                     trouble.is_over();
-                    continue;
+                    let earlier = std::mem::replace(&mut died_young, pool.died_young());
+                    if died_young == earlier {
+                        backoff.reset();
+                        continue;
+                    }
+                    // This one will hardly last either, and sshd is not to be worn out.
+                    let pause = backoff.pause(Pace::Quick, &mut rand::rng());
+                    info!(?pause, "spare transports end as soon as they are there");
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = tokio::time::sleep(pause) => continue,
+                    }
                 }
                 Err(error) if error.needs_person() => {
                     debug!(reason = one_line(&error), "no spare transport");
@@ -295,8 +309,14 @@ impl Upstream {
             };
             let pause = backoff.pause(pace, &mut rand::rng());
             info!(reason = one_line(&error), ?pause, "no spare transport");
-            // Of the tunnel others tell.
-            if !matches!(error, Error::Tunnel(_)) {
+            let since = *failing_since.get_or_insert_with(Instant::now);
+            let is_to_be_told = match error {
+                // Of the tunnel others tell.
+                Error::Tunnel(_) => false,
+                Error::Login { .. } => error.is_final() || since.elapsed() >= RESTART_PATIENCE,
+                _ => true,
+            };
+            if is_to_be_told {
                 trouble.tell(error, self.shared.has_served());
             }
             tokio::select! {
@@ -313,7 +333,7 @@ impl Shared {
     /// may help; `last_failure` is what spoke against it last.
     ///
     /// # Errors
-    /// What waiting cannot heal, or that nothing listens on the port.
+    /// What waiting cannot heal, or that nothing listens on the port; without `attendance`, whatever sshd has against it.
     async fn log_in(
         &self,
         last_failure: &mut Option<Error>,
@@ -353,9 +373,13 @@ impl Shared {
             }
             if matches!(error, Error::NoSshd { .. }) {
                 let since = *closed_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= NO_SSHD_PATIENCE {
+                if since.elapsed() >= RESTART_PATIENCE {
                     return Err(error);
                 }
+            }
+            // A client has little patience. Without one there is all the time, and sshd is not to be worn out.
+            if attendance.is_none() && matches!(error, Error::Login { .. }) {
+                return Err(error);
             }
             debug!(reason = one_line(&error), "trying to log in again");
             *last_failure = Some(error);

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -21,10 +22,14 @@ pub(super) const READY_SINGLE: usize = 1;
 /// Transports kept at the most; more than that are closed when they come back.
 const CAPACITY: usize = 4;
 
+/// One that the target ends sooner than that was of no use to anybody.
+const YOUNG: Duration = Duration::from_secs(10);
+
 /// Spare transports, the newest on top.
 pub(super) struct Pool {
     spares: Arc<Mutex<Vec<Spare>>>,
     next_id: AtomicU64,
+    died_young: Arc<AtomicU64>,
     changed: Arc<Notify>,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -42,6 +47,7 @@ impl Pool {
         Self {
             spares: Arc::default(),
             next_id: AtomicU64::default(),
+            died_young: Arc::default(),
             changed: Arc::new(Notify::new()),
             tasks,
             stop,
@@ -77,13 +83,22 @@ impl Pool {
         drop(spares);
         let spares = Arc::clone(&self.spares);
         let changed = Arc::clone(&self.changed);
+        let died_young = Arc::clone(&self.died_young);
         let stop = self.stop.clone();
         self.tasks.spawn(async move {
-            keep(transport, asked, stop).await;
+            let since = Instant::now();
+            if keep(transport, asked, stop).await == Fate::Died && since.elapsed() < YOUNG {
+                died_young.fetch_add(1, Ordering::Relaxed);
+            }
             lock(&spares).retain(|spare| spare.id != id);
             changed.notify_one();
         });
         self.changed.notify_one();
+    }
+
+    /// How many have been ended by the target within ten seconds.
+    pub(super) fn died_young(&self) -> u64 {
+        self.died_young.load(Ordering::Relaxed)
     }
 
     /// Waits until there are fewer spares than `ready`.
@@ -102,12 +117,23 @@ fn lock(spares: &Mutex<Vec<Spare>>) -> std::sync::MutexGuard<'_, Vec<Spare>> {
     spares.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What has become of a spare transport.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// Somebody has it.
+    Taken,
+    /// We have closed it.
+    Closed,
+    /// The target has ended it, or it was lost.
+    Died,
+}
+
 /// Answers what sshd asks of an idle connection, until somebody wants it, it ends, or it is too old.
 async fn keep(
     mut transport: Transport,
     mut asked: oneshot::Receiver<oneshot::Sender<Transport>>,
     stop: CancellationToken,
-) {
+) -> Fate {
     let retires_at = transport.retires_at();
     loop {
         let message = tokio::select! {
@@ -117,29 +143,31 @@ async fn keep(
                     // Whoever asked may have left meanwhile; then the transport ends here.
                     let _left = answer.send(transport);
                 }
-                return;
+                return Fate::Taken;
             }
-            () = stop.cancelled() => return transport.connection.close().await,
-            () = tokio::time::sleep_until(retires_at) => return transport.connection.close().await,
+            () = stop.cancelled() => break,
+            () = tokio::time::sleep_until(retires_at) => break,
             message = transport.connection.recv() => message,
         };
         let answer = match &message {
             Ok(Some(message)) => answer_to(message),
             Ok(None) => {
                 debug!("a spare transport was closed by the target");
-                return;
+                return Fate::Died;
             }
             Err(error) => {
                 debug!(%error, "a spare transport was lost");
-                return;
+                return Fate::Died;
             }
         };
         if let Some(answer) = answer
             && transport.connection.send(&answer).await.is_err()
         {
-            return;
+            return Fate::Died;
         }
     }
+    transport.connection.close().await;
+    Fate::Closed
 }
 
 /// What an idle client says to sshd: keepalives are answered, channels refused, the rest ignored.

@@ -59,6 +59,7 @@ fn an_unheard_session_is_followed_by_another() {
     let daemon = faulty.world.daemon.as_ref().expect("serve");
     let said = daemon.stderr();
     assert!(said.contains("did not get through to the agent"), "{said}");
+    assert!(!said.contains(" times"), "it was the first: {said}");
 }
 
 /// A start that is throttled is tried again when the service allows it, and the person is told.

@@ -1,5 +1,7 @@
 //! How credentials are had, as the files of the AWS configuration say.
 
+use std::time::Duration;
+
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
 use aws_config::ecs::EcsCredentialsProvider;
 use aws_config::environment::EnvironmentVariableCredentialsProvider;
@@ -7,6 +9,7 @@ use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::meta::credentials::CredentialsProviderChain;
 use aws_config::profile::{ProfileFileCredentialsProvider, ProfileSet};
 use aws_config::provider_config::ProviderConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_config::{BehaviorVersion, SdkConfig};
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -20,6 +23,12 @@ use super::cache::Cache;
 use super::chain::{Base, Chain};
 use super::roles::Roles;
 use crate::ssm::api::Unavailable;
+
+/// How long a connection to STS or SSO may take: as long as the SDK gives others.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(3100);
+/// How long their answers may take, with the connection. A link that swallows one would cost all of the time that there
+/// is for credentials otherwise, and every resume waits for those.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A way to credentials.
 pub(super) enum Way {
@@ -136,8 +145,15 @@ fn base(
     })
 }
 
+/// What sources of credentials are made from. They try again by themselves, over another connection, what is not answered
+/// in time; processes and people have all the time that [`Source`](super::Source) gives them.
 fn provider_config(config: &SdkConfig) -> ProviderConfig {
+    let limits = TimeoutConfig::builder()
+        .connect_timeout(CONNECT_TIMEOUT)
+        .read_timeout(READ_TIMEOUT)
+        .build();
     let provider_config = ProviderConfig::without_region()
+        .with_timeout_config(limits)
         .with_region(config.region().cloned())
         .with_use_fips(config.use_fips())
         .with_use_dual_stack(config.use_dual_stack())
@@ -145,5 +161,78 @@ fn provider_config(config: &SdkConfig) -> ProviderConfig {
     match config.http_client() {
         Some(client) => provider_config.with_http_client(client),
         None => provider_config,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use aws_config::Region;
+    use aws_credential_types::provider::ProvideCredentials as _;
+    use aws_runtime::env_config::file::{EnvConfigFileKind, EnvConfigFiles};
+    use aws_smithy_runtime_api::client::http::{
+        HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
+    };
+    use aws_smithy_runtime_api::client::orchestrator::HttpRequest;
+    use aws_smithy_runtime_api::client::result::ConnectorError;
+    use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
+
+    use super::*;
+
+    /// Reaches nothing, and notes what was asked of it.
+    #[derive(Debug, Clone, Default)]
+    struct Unreachable(Arc<Mutex<Vec<HttpConnectorSettings>>>);
+
+    impl HttpClient for Unreachable {
+        fn http_connector(
+            &self,
+            settings: &HttpConnectorSettings,
+            _: &RuntimeComponents,
+        ) -> SharedHttpConnector {
+            self.0.lock().unwrap().push(settings.clone());
+            SharedHttpConnector::new(self.clone())
+        }
+    }
+
+    impl HttpConnector for Unreachable {
+        fn call(&self, _: HttpRequest) -> HttpConnectorFuture {
+            let nothing = ConnectorError::user("nothing is here".into());
+            HttpConnectorFuture::ready(Err(nothing))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_of_sts_is_not_waited_for_without_end() {
+        let client = Unreachable::default();
+        let config = SdkConfig::builder()
+            .region(Region::new("eu-central-1"))
+            .http_client(client.clone())
+            .build();
+        let profiles = "[profile work]
+            role_arn = arn:aws:iam::123456789012:role/work
+            source_profile = user
+            [profile user]
+            aws_access_key_id = AKIDUSER
+            aws_secret_access_key = secret"
+            .lines()
+            .map(str::trim_start)
+            .collect::<Vec<_>>()
+            .join("\n");
+        let profiles = EnvConfigFiles::builder()
+            .with_contents(EnvConfigFileKind::Config, profiles)
+            .build();
+        let provider = ProfileFileCredentialsProvider::builder()
+            .configure(&provider_config(&config))
+            .profile_files(profiles)
+            .profile_name("work")
+            .build();
+        provider.provide_credentials().await.unwrap_err();
+        let asked = client.0.lock().unwrap();
+        assert!(!asked.is_empty());
+        for settings in asked.iter() {
+            assert_eq!(settings.connect_timeout(), Some(CONNECT_TIMEOUT));
+            assert_eq!(settings.read_timeout(), Some(READ_TIMEOUT));
+        }
     }
 }

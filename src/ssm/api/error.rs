@@ -252,6 +252,12 @@ impl Error {
         )
     }
 
+    /// Whether a policy denies the call in so many words, rather than that none allows it. Many such policies want an
+    /// address of the company's network. Nothing but these words tells, which are IAM's for all services.
+    pub(in crate::ssm) fn is_explicit_denial(&self) -> bool {
+        matches!(self, Self::AccessDenied { source, .. } if source.to_string().contains("explicit deny"))
+    }
+
     /// Whether it heals by itself: nobody has to change anything.
     pub fn is_passing(&self) -> bool {
         self.disposition() == Disposition::Resume && !self.is_credentials()
@@ -288,6 +294,12 @@ impl Error {
             },
             Self::CredentialsInvalid(_) => {
                 "check access key, secret, session token and the clock of this computer"
+            }
+            Self::AccessDenied {
+                operation: Operation::Resume,
+                ..
+            } if self.is_explicit_denial() => {
+                "a policy denies ssm:ResumeSession, perhaps from this network: see whether the VPN is up"
             }
             Self::AccessDenied { operation, .. } => match operation {
                 Operation::Start => {

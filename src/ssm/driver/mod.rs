@@ -141,7 +141,7 @@ pub(super) async fn establish(
             rate: DeliveryRate::new(now()),
             silence: Silence::new(surroundings.patience),
         };
-        let (error, connection) = match driver.handshake().await {
+        let (error, connection) = match driver.handshake(attempt).await {
             Ok(connection) => return Ok((driver, connection)),
             Err(failed) => failed,
         };
@@ -302,8 +302,8 @@ impl Driver {
         }
     }
 
-    /// Opens the first socket and waits for the end of the handshake.
-    async fn handshake(&mut self) -> Result<Connection, (Error, Option<Connection>)> {
+    /// Opens the first socket and waits for the end of the handshake, in the `attempt`-th SSM session, from 1.
+    async fn handshake(&mut self, attempt: u32) -> Result<Connection, (Error, Option<Connection>)> {
         let cancel = self.cancel.clone();
         let opened = tokio::select! {
             () = cancel.cancelled() => Err(Error::Terminated),
@@ -317,7 +317,7 @@ impl Driver {
         let error = match stop {
             Stop::Reached => return Ok(connection),
             Stop::Deadline => Error::HandshakeTimeout {
-                attempts: self.dialer.options.handshake_attempts,
+                attempts: attempt,
                 deadline: self.dialer.options.handshake_deadline,
             },
             Stop::Cancelled => Error::Terminated,

@@ -62,7 +62,8 @@ impl Driver {
     /// # Errors
     /// Why the session is given up: refused, or [`Error::Terminated`] when cancelled.
     pub(super) async fn resume(&mut self, mut gap: Gap) -> Result<Connection, Error> {
-        let mut failures = Failures::new(self.slowly);
+        let was_resumed = self.reports.status.borrow().resumes > 0;
+        let mut failures = Failures::new(self.slowly, was_resumed);
         loop {
             let delay = self.backoff.next_delay();
             let tried = tokio::select! {

@@ -18,6 +18,10 @@ const MAX_SOCKET_REFUSALS: u32 = 10;
 /// AccessDenied of ResumeSession is put up with so often: whoever has just switched the role may
 /// switch back. StartSession may be permitted all the same, so that a redial is worth it then.
 const MAX_DENIALS: u32 = 3;
+/// The same where it is rather the place that is not permitted than the call: the session has been resumed before, or a
+/// policy denies what another may allow, as those do that want an address of the company. With [`SLOWLY`] between them
+/// that is as long as a session lives: the VPN may come back.
+const MAX_DENIALS_OF_PLACE: u32 = 120;
 /// Answers that the target is offline which are put up with: the agent reconnects by itself.
 const MAX_OFFLINE: u32 = 20;
 /// Failures of the credentials that are taken for those of a network that is away.
@@ -43,6 +47,7 @@ pub(super) enum Next {
 pub(super) struct Failures {
     /// Between attempts that wait for a person.
     slowly: Duration,
+    was_resumed: bool,
     sockets: u32,
     denials: u32,
     offline: u32,
@@ -50,10 +55,11 @@ pub(super) struct Failures {
 }
 
 impl Failures {
-    /// None yet; attempts that wait for a person are `slowly` apart.
-    pub(super) fn new(slowly: Duration) -> Self {
+    /// None yet, of a session that `was_resumed` before or not; attempts that wait for a person are `slowly` apart.
+    pub(super) fn new(slowly: Duration, was_resumed: bool) -> Self {
         Self {
             slowly,
+            was_resumed,
             sockets: 0,
             denials: 0,
             offline: 0,
@@ -75,8 +81,12 @@ impl Failures {
             | Error::WebSocket(websocket::Error::Network(net::Error::Roots(_))) => {
                 Next::Again(self.slowly)
             }
-            Error::Api(api::Error::AccessDenied { .. }) => {
-                limited(&mut self.denials, MAX_DENIALS, self.slowly)
+            Error::Api(error @ api::Error::AccessDenied { .. }) => {
+                let limit = match self.was_resumed || error.is_explicit_denial() {
+                    true => MAX_DENIALS_OF_PLACE,
+                    false => MAX_DENIALS,
+                };
+                limited(&mut self.denials, limit, self.slowly)
             }
             Error::Api(api::Error::TargetNotConnected(_)) => {
                 limited(&mut self.offline, MAX_OFFLINE, Duration::ZERO)
@@ -154,7 +164,10 @@ mod tests {
 
     /// What follows each of `count` failures like this one.
     fn series(count: usize, error: impl Fn() -> Error) -> Vec<Next> {
-        let mut failures = Failures::new(SLOWLY);
+        series_of(Failures::new(SLOWLY, false), count, error)
+    }
+
+    fn series_of(mut failures: Failures, count: usize, error: impl Fn() -> Error) -> Vec<Next> {
         (0..count).map(|_| failures.judge(&error())).collect()
     }
 
@@ -262,6 +275,30 @@ mod tests {
         assert_eq!(offline[19], Next::GiveUp);
     }
 
+    /// A policy that wants an address of the company refuses while the VPN is away.
+    #[test]
+    fn a_denial_that_may_be_about_the_place_is_waited_out() {
+        let denied = |words: &'static str| {
+            move || -> Error {
+                api::Error::AccessDenied {
+                    operation: Resume,
+                    source: words.into(),
+                }
+                .into()
+            }
+        };
+        let silent = denied("because no identity-based policy allows the ssm:ResumeSession action");
+        let explicit = denied("with an explicit deny in an identity-based policy");
+        for next in [
+            series_of(Failures::new(SLOWLY, true), 120, silent),
+            series(120, explicit),
+        ] {
+            assert_eq!(next[..119], vec![again(10); 119]);
+            assert_eq!(next[119], Next::GiveUp);
+        }
+        assert_eq!(series(3, silent)[2], Next::GiveUp);
+    }
+
     #[test]
     fn a_session_that_is_gone_is_given_up_at_once() {
         for error in [
@@ -273,7 +310,11 @@ mod tests {
             }),
             Error::Closed(String::new()),
         ] {
-            assert_eq!(Failures::new(SLOWLY).judge(&error), Next::GiveUp, "{error}");
+            assert_eq!(
+                Failures::new(SLOWLY, false).judge(&error),
+                Next::GiveUp,
+                "{error}"
+            );
         }
     }
 }
