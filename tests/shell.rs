@@ -102,13 +102,17 @@ fn quit_and_suspend_keys_work(world: &World) {
     let Some(mut terminal) = shell(world) else {
         return;
     };
-    terminal.keys(&format!("{PROGRAM}\r"));
+    terminal.keys("sh -c 'echo st\"\"arted; exec cat'\r");
     terminal.expect("started");
     terminal.keys("\x1a");
     terminal.expect("Stopped");
     terminal.expect("READY> ");
     terminal.keys("fg\r");
-    terminal.expect("sleep 1000");
+    terminal.expect("exec cat'");
+    // The shell names it before it has the terminal again: it says so itself, after the echo.
+    terminal.keys("line\r");
+    terminal.expect("line\r\n");
+    terminal.expect("line\r\n");
     terminal.keys("\x1c");
     terminal.expect("READY> ");
 }
