@@ -143,16 +143,9 @@ fn a_person_is_told_in_words() {
 /// A session is no use without an sshd behind it: that counts as down as well.
 #[test]
 fn an_sshd_that_is_gone_is_told_and_waited_for() {
-    let mut door = None;
-    let Some(world) = World::serve_to(|sshd| {
-        let opened = Door::open(0, sshd.port);
-        let port = opened.port;
-        door = Some((opened, sshd.port));
-        port
-    }) else {
+    let Some((world, door)) = behind_a_door() else {
         return;
     };
-    let (door, sshd) = door.expect("there is a far end");
     let port = door.port;
     door.shut();
     world.inject(&json!({"fault": "terminate", "text": "rebooting"}));
@@ -164,7 +157,7 @@ fn an_sshd_that_is_gone_is_told_and_waited_for() {
         error.starts_with(&format!("nothing listens on port {port}")),
         "{down}"
     );
-    let door = Door::open(port, sshd);
+    let door = Door::open(port, world.sshd.as_ref().expect("serve has one").port);
     let up = world.daemon().expect("up");
     assert!(up["gap_seconds"].is_null(), "{up}");
     assert_eq!(world.ssh(&[], "echo works").ok().text(), "works");
@@ -174,16 +167,9 @@ fn an_sshd_that_is_gone_is_told_and_waited_for() {
 /// Logins that are made ahead and fail are no secret, nor tried without end: whoever comes next would fail as well.
 #[test]
 fn an_sshd_that_lets_nobody_in_is_told() {
-    let mut door = None;
-    let Some(world) = World::serve_to(|sshd| {
-        let opened = Door::open(0, sshd.port);
-        let port = opened.port;
-        door = Some(opened);
-        port
-    }) else {
+    let Some((world, door)) = behind_a_door() else {
         return;
     };
-    let door = door.expect("there is a far end");
     door.set(Mode::Closing);
     world.sshd.as_ref().expect("serve has one").end_sessions();
     let down = world.daemon().expect("down");
@@ -199,16 +185,9 @@ fn an_sshd_that_lets_nobody_in_is_told() {
 /// A login that is under way when the tunnel is lost is begun again on the next one.
 #[test]
 fn a_login_under_way_moves_to_the_next_tunnel() {
-    let mut door = None;
-    let Some(world) = World::serve_to(|sshd| {
-        let opened = Door::open(0, sshd.port);
-        let port = opened.port;
-        door = Some(opened);
-        port
-    }) else {
+    let Some((world, door)) = behind_a_door() else {
         return;
     };
-    let door = door.expect("there is a far end");
     door.set(Mode::Stalled);
     // With the first tunnel go the logins that were spare.
     world.inject(&json!({"fault": "terminate", "text": "once"}));
@@ -226,6 +205,13 @@ fn a_login_under_way_moves_to_the_next_tunnel() {
     stdout.read_to_string(&mut answer).expect("a pipe");
     assert_eq!(answer, "works\n", "{}", ssh.stderr());
     door.shut();
+}
+
+/// A far end whose sshd is reached through a door.
+fn behind_a_door() -> Option<(World, Door)> {
+    let mut door = None;
+    let world = World::serve_to(|sshd| door.insert(Door::open(0, sshd.port)).port)?;
+    Some((world, door?))
 }
 
 /// What a door does with those who come.

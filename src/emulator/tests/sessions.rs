@@ -27,6 +27,15 @@ async fn count(mut stream: TcpStream) {
 
 const LENGTH: usize = 300 * 1024;
 
+/// A plain session to a server that counts.
+async fn counting(options: Options) -> (Emulator, Ticket, Client) {
+    let emulator = Emulator::start(options).await.unwrap();
+    let ticket = start(&emulator, SSH, server(count).await).await;
+    let mut client = Client::open(&ticket).await;
+    client.shake_hands("1.2.764.0").await;
+    (emulator, ticket, client)
+}
+
 fn counted(length: usize) -> Vec<u8> {
     (0u32..).flat_map(u32::to_be_bytes).take(length).collect()
 }
@@ -63,16 +72,12 @@ async fn a_plain_session_carries_bytes_and_ends_with_the_target() {
 /// It gives acknowledgements no time at the end, and has sent everything by then all the same.
 #[tokio::test]
 async fn an_old_agent_loses_no_last_words() {
-    let emulator = Emulator::start(Options {
+    let options = Options {
         agent_version: "2.3.722.0".parse().unwrap(),
         pacing: Pacing::Real,
         ..Options::default()
-    })
-    .await
-    .unwrap();
-    let ticket = start(&emulator, SSH, server(count).await).await;
-    let mut client = Client::open(&ticket).await;
-    client.shake_hands("1.2.764.0").await;
+    };
+    let (emulator, _ticket, mut client) = counting(options).await;
     assert!(client.receive_output(LENGTH).await == counted(LENGTH));
     assert_eq!(client.receive().await.kind, "channel_closed");
     emulator.shutdown().await;
@@ -176,16 +181,12 @@ async fn a_client_that_comes_too_late_hears_why() {
 
 #[tokio::test]
 async fn a_backlog_is_resent_at_once_when_asked_for() {
-    let emulator = Emulator::start(Options {
+    let options = Options {
         pacing: Pacing::Off,
         resend: Resend::Backlog,
         ..Options::default()
-    })
-    .await
-    .unwrap();
-    let ticket = start(&emulator, SSH, server(count).await).await;
-    let mut client = Client::open(&ticket).await;
-    client.shake_hands("1.2.764.0").await;
+    };
+    let (emulator, ticket, mut client) = counting(options).await;
     // Of 300 messages under way, all are lost.
     while client.receive_raw().await.unwrap().sequence < 100 {}
     let ticket = resume(&emulator, &ticket.session_id).await;
