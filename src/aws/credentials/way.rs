@@ -210,7 +210,7 @@ mod tests {
             .http_client(client.clone())
             .build();
         let profiles = "[profile work]
-            role_arn = arn:aws:iam::123456789012:role/work
+            role_arn = arn:aws:iam::123456789012:role/admin
             source_profile = user
             [profile user]
             aws_access_key_id = AKIDUSER
